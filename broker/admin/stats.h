@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The stats segment: what operators read without asking the daemon.
+ *
+ * A file `stats` in the state directory, mapped by the daemon; readers map it read-only (an admin
+ * connection is given a read-only fd of it). The daemon copies a snapshot of the core into it at
+ * most every 100 ms while there is work, and before it answers an admin. A sequence lock guards it:
+ * odd while it is written; a reader that saw it odd or changed reads again.
+ *
+ * Sizes are bytes, times nanoseconds of CLOCK_MONOTONIC. Arrays are `*_n` long. Read by broker-ctl
+ * and the exporter through stats_read.h; the layout carries a version and may change with it.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/core/core.h"
+
+#define STATS_MAGIC 0x737461747642564bull
+#define STATS_VERSION 1u
+#define STATS_SPACES_MAX 256u
+#define STATS_CLIENTS_MAX 1024u
+#define STATS_TENANTS_MAX 256u
+#define STATS_NAMESPACES_MAX 256u
+
+struct stats_device {
+	char name[KVB_NAME_BYTES];
+	char driver[16]; /* "host" */
+	uint32_t kind, ordinal;
+	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
+	uint64_t held_bytes, sealed_bytes, free_bytes, leased_bytes; /* of granted */
+	uint64_t pages, pages_free;
+	uint64_t evictions, grants, revocations;
+	uint32_t slabs, spaces;
+};
+
+struct stats_tenant {
+	char name[KVB_NAME_BYTES];
+	uint32_t uid, clients, pages_held, index;
+	uint64_t leases, pins;
+	uint64_t lookups, lookup_keys, lookup_hits, allocs, evictions, seals, refusals;
+	struct core_budget budget[CORE_DEVICES_MAX];
+};
+
+struct stats_client {
+	char name[KVB_NAME_BYTES];
+	uint32_t id, state, tenant, uid;
+	int32_t pid;
+	uint32_t leases, leases_max, pins, held, magazine, spaces;
+	uint64_t held_bytes;
+	uint64_t opened_ns;
+	uint64_t entries, invalid; /* ring */
+	uint32_t hot;
+	uint32_t sq_fill, cq_fill;
+	uint32_t resv;
+};
+
+struct stats_space {
+	uint32_t id, device, tenant, regions;
+	uint64_t stride_bytes, tag, slab_bytes;
+	uint32_t pages_per_slab, slots, slabs, members;
+	uint32_t pages, pages_free, listed, resv;
+	uint64_t evictions, used_ns;
+};
+
+struct stats_namespace {
+	uint8_t digest[32];
+	uint32_t id, tenant, refs, epoch, pages, pages_current;
+	uint64_t lookups, lookup_keys, lookup_hits, stale_seals, used_ns;
+};
+
+struct stats_segment {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t seq; /* sequence lock */
+	uint64_t bytes;
+	int32_t pid; /* of the daemon */
+	uint32_t ready; /* 0 starting, 1 ready, 2 draining, 3 stopped */
+	uint64_t boot_id;
+	uint64_t started_ns, published_ns;
+	char daemon_version[32];
+	char engine[16]; /* event loop */
+	char policy[16];
+	struct core_counters n;
+	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked, log_dropped;
+	uint64_t ring_entries, ring_invalid;
+	uint64_t state_bytes;
+	uint32_t pages_max, indexed, leases_used, leases_max;
+	uint64_t pages_stale;
+	uint32_t reaping, draining;
+	/* ends of clients: from the daemon's first notice to charges zero, last 1024, ns */
+	uint32_t reclaim_n, resv;
+	uint64_t reclaim_total;
+	uint64_t reclaim_ns[1024];
+	uint32_t devices_n, tenants_n, clients_n, spaces_n, namespaces_n, resv1;
+	struct stats_device device[CORE_DEVICES_MAX];
+	struct stats_tenant tenant[STATS_TENANTS_MAX];
+	struct stats_client client[STATS_CLIENTS_MAX];
+	struct stats_space space[STATS_SPACES_MAX];
+	struct stats_namespace ns[STATS_NAMESPACES_MAX];
+};
+
+struct server;
+struct stats;
+
+int stats_open(struct server *s); /* sets s->stats; makes STATE_DIR/stats */
+void stats_close(struct server *s);
+void stats_publish(struct server *s); /* now */
+void stats_turn(struct server *s);    /* if it is time */
+void stats_reclaimed(struct server *s, uint64_t ns);
+int stats_reader_fd(const struct server *s); /* a new O_RDONLY fd for an admin; -errno */

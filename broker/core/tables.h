@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The state of the broker: flat tables in one memfd.
+ *
+ * Why flat: a restarted daemon maps the same memfd and goes on, so nothing in here is a pointer;
+ * records name each other by index. Why one: its size is known at start and nothing is allocated
+ * afterwards (I8). `struct core` (core.h) is the process's own view, with the tables' addresses.
+ *
+ * At four million pages a page costs 64 B for its record, 20 B for a lease, 6.5 B of index and
+ * under 2 B for all the rest (`kvb-bench meta` measures it; at most 96).
+ *
+ * A page's way:
+ *
+ *      grant               ALLOC               SEAL                 eviction, free of a stale page
+ *   -> FREE ------------> FILLING ----------> SEALED -------------------------------> FREE
+ *        ^                 |  |                  leased by 0..n clients; in the policy's order
+ *        |   FREE, death   |  | client gone, its process alive
+ *        +-----------------+  +-> QUARANTINE --- process dead ---> FREE
+ *
+ * A slab's way: FREE -> CREATING -> LIVE -> DRAINING -> CLOSING -> FREE. Only LIVE slabs hand out
+ * pages. A slab leaves DRAINING when every page of it is free and every member that was sent its
+ * memory has acknowledged unmapping it or is dead.
+ */
+
+#include <stdint.h>
+
+#include "uapi/kvbroker.h"
+
+#define CORE_NONE 0xffffffffu
+#define CORE_NONE16 ((uint16_t)0xffff)
+#define CORE_DEVICES_MAX 16u
+#define CORE_SLOT_WORDS (KVB_SLOTS_MAX / 64)
+#define CORE_UNIT_PAGES 64u /* page records are handed to slabs in runs of this many */
+
+/* ---- pages --------------------------------------------------------------------------------- */
+
+enum core_page_state {
+	CORE_PAGE_FREE = 0,
+	CORE_PAGE_FILLING,    /* held by `owner`, not yet under a key */
+	CORE_PAGE_SEALED,     /* complete; under its key while CORE_PAGE_INDEXED */
+	CORE_PAGE_QUARANTINE, /* held by a client that is gone but whose process may still write */
+};
+
+#define CORE_PAGE_MAGAZINE (1u << 0) /* FILLING, and taken for a magazine */
+#define CORE_PAGE_INDEXED (1u << 1)  /* the index leads here */
+#define CORE_PAGE_LISTED (1u << 2)   /* the policy has it in its order */
+#define CORE_PAGE_PINNED (1u << 3)   /* by an operator; clients pin through their lease */
+#define CORE_PAGE_LOW (1u << 4)      /* hint: first to go */
+#define CORE_PAGE_HIGH (1u << 5)     /* hint: passed over once */
+
+/* One cache line, so that a lookup touches an index line and this. */
+struct core_page {
+	struct kvb_hash hash; /* with salt, ns, epoch: the key, while SEALED */
+	uint64_t salt;
+	uint32_t gen; /* never 0; changes when the page becomes free */
+	uint32_t epoch;
+	uint32_t prev; /* policy's order */
+	uint32_t next;
+	uint32_t lease; /* first struct core_lease of this page */
+	uint16_t ns;
+	uint16_t owner;  /* client, while FILLING or QUARANTINE */
+	uint16_t leases; /* lease records on this page = clients that lease or pin it */
+	uint16_t hits;   /* saturating */
+	uint8_t state;
+	uint8_t flags;
+	uint16_t depth;    /* block's position in its chain, saturating */
+	uint32_t expire_s; /* hint: second after which it is a miss; 0 = never */
+	uint32_t used_s;   /* second of its last release */
+};
+_Static_assert(sizeof(struct core_page) == 64, "a page record is one cache line");
+
+/* A client's right to read a page; `count` holds in bit 15 whether the client pins the page. */
+#define CORE_LEASE_PIN 0x8000u
+#define CORE_LEASE_COUNT_MAX 0x7fffu
+struct core_lease {
+	uint32_t page;
+	uint32_t page_next; /* other leases of the page; also the free list */
+	uint32_t client_prev;
+	uint32_t client_next;
+	uint16_t client;
+	uint16_t count;
+};
+_Static_assert(sizeof(struct core_lease) == 20, "lease size");
+
+/* ---- prefix index (index.h) ---------------------------------------------------------------- */
+
+#define CORE_GROUP_SLOTS 12
+/* One cache line: twelve tags beside the pages they stand for, probed with one compare. */
+struct core_group {
+	uint8_t tag[CORE_GROUP_SLOTS]; /* 0 = empty */
+	uint16_t passed; /* keys that found this group full and went on; saturates for good */
+	uint16_t resv;
+	uint32_t page[CORE_GROUP_SLOTS];
+};
+_Static_assert(sizeof(struct core_group) == 64, "an index group is one cache line");
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+enum core_slab_state {
+	CORE_SLAB_FREE = 0,
+	CORE_SLAB_CREATING, /* the device is asked for its handles */
+	CORE_SLAB_LIVE,
+	CORE_SLAB_DRAINING, /* being revoked */
+	CORE_SLAB_CLOSING,  /* empty and unmapped; the device is asked to take it back */
+};
+
+struct core_slab {
+	uint32_t base;  /* first page record */
+	uint32_t pages;
+	uint32_t free;
+	uint32_t held; /* FILLING */
+	uint32_t quarantined;
+	uint32_t sealed;
+	uint32_t hint; /* word of the free bitmap below which nothing is free */
+	uint32_t drain; /* page at which draining goes on */
+	uint16_t space;
+	uint16_t slot;
+	uint16_t mapped; /* members that were sent its memory and have not given it up */
+	uint16_t todo_next;
+	uint8_t state;
+	uint8_t todo; /* on the list of slabs the device has work for */
+	uint8_t resv[6];
+	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts */
+	uint64_t grace_ns;
+};
+
+struct core_space {
+	uint8_t used;
+	uint8_t device;
+	uint16_t tenant;
+	uint32_t regions;
+	uint64_t stride_bytes;
+	uint64_t tag;
+	uint64_t handle_bytes;
+	uint32_t handles_per_region;
+	uint32_t pages_per_slab;
+	uint32_t slots;
+	uint32_t slabs;    /* in any state but FREE */
+	uint64_t slab_bytes; /* charged a slab: regions * handles_per_region * handle_bytes */
+	uint32_t pages;    /* in LIVE slabs */
+	uint32_t pages_free;
+	uint16_t member;   /* first member */
+	uint16_t members;
+	uint32_t cold;     /* policy's order: next victim */
+	uint32_t hot;      /* policy's order: last released */
+	uint32_t listed;
+	uint32_t resv;
+	uint64_t used_ns;  /* last time a member allocated or looked up */
+	uint64_t evictions;
+	uint64_t live[CORE_SLOT_WORDS]; /* slots with a LIVE slab */
+	uint64_t has_free[CORE_SLOT_WORDS]; /* of those, with a free page */
+	uint16_t slab_of_slot[KVB_SLOTS_MAX];
+};
+
+enum core_device_state { CORE_DEVICE_NONE = 0, CORE_DEVICE_READY };
+
+struct core_device {
+	uint8_t state;
+	uint8_t resv[3];
+	uint32_t kind; /* enum kvb_device_kind */
+	uint32_t ordinal;
+	uint32_t slabs;
+	uint64_t capacity_bytes;
+	uint64_t handle_bytes;
+	uint64_t granted_bytes;  /* charged to tenants: CREATING..CLOSING */
+	uint64_t draining_bytes; /* of those, on their way back */
+	uint64_t evictions;
+	uint64_t grants;
+	uint64_t revocations;
+	char name[KVB_NAME_BYTES]; /* "host:0" */
+};
+
+/* ---- who ----------------------------------------------------------------------------------- */
+
+struct core_budget {
+	uint64_t min_bytes;  /* kept for the tenant, never lent */
+	uint64_t high_bytes; /* above it the tenant is the first to be revoked from */
+	uint64_t max_bytes;  /* never exceeded */
+	uint64_t used_bytes; /* slabs of its spaces */
+	uint32_t weight;     /* share of what is above the minima */
+	uint32_t resv;
+};
+
+struct core_tenant {
+	uint8_t used;
+	uint8_t resv[3];
+	uint32_t uid;
+	char name[KVB_NAME_BYTES];
+	uint32_t clients;
+	uint32_t pages_held; /* FILLING or QUARANTINE */
+	uint64_t leases;     /* lease records of its clients */
+	uint64_t pins;
+	uint64_t lookups, lookup_keys, lookup_hits;
+	uint64_t allocs, evictions, seals, refusals;
+	struct core_budget budget[CORE_DEVICES_MAX];
+};
+
+enum core_client_state {
+	CORE_CLIENT_FREE = 0,
+	CORE_CLIENT_ATTACHED,
+	CORE_CLIENT_LEAVING, /* socket gone, process not yet seen dead: its pages are quarantined */
+	CORE_CLIENT_DEAD,    /* process dead: everything goes back */
+};
+
+struct core_client_ns {
+	uint16_t ns;
+	uint16_t flags; /* KVB_NS_* granted */
+};
+
+struct core_client {
+	uint8_t state;
+	uint8_t reaping; /* rights ended; core_work() has something left to take back */
+	uint16_t tenant;
+	uint32_t uid;
+	int32_t pid;
+	uint32_t leases; /* lease records */
+	uint32_t leases_max;
+	uint32_t pins;
+	uint32_t held; /* FILLING and QUARANTINE pages */
+	uint32_t lease_first;
+	uint32_t reap_slot; /* where reaping goes on: member index * KVB_SLOTS_MAX + slot */
+	uint32_t resv;
+	uint64_t opened_ns;
+	uint64_t closed_ns; /* first notice of its end */
+	char name[KVB_NAME_BYTES];
+	uint16_t member[KVB_SPACES_MAX]; /* by the client's handle; CORE_NONE16 = closed */
+	struct core_client_ns ns[KVB_NS_MAX];
+};
+
+/* A client in a space. */
+struct core_member {
+	uint8_t used;
+	uint8_t recall; /* its magazine is to be called back */
+	uint8_t todo;
+	uint8_t resv;
+	uint16_t client;
+	uint16_t space;
+	uint16_t handle; /* index in core_client.member */
+	uint16_t space_next;
+	uint16_t todo_next;
+	uint16_t resv1;
+	uint32_t held;
+	uint32_t magazine; /* of held: taken for the magazine */
+	uint64_t recalled_ns;
+	uint64_t sent[CORE_SLOT_WORDS];   /* memory it has been sent and may have mapped */
+	uint64_t acked[CORE_SLOT_WORDS];  /* of those, acknowledged: it may be given pages there */
+	uint64_t revoke[CORE_SLOT_WORDS]; /* of sent: to be told that the slab is revoked */
+	uint32_t held_in[KVB_SLOTS_MAX];  /* pages held a slot: its death looks only there */
+};
+
+struct core_ns {
+	uint8_t used;
+	uint8_t resv[3];
+	uint16_t tenant;
+	uint16_t refs; /* clients that have it open */
+	uint32_t epoch;
+	uint32_t pages;         /* sealed under any epoch */
+	uint32_t pages_current; /* of those, under `epoch` */
+	uint32_t resv1;
+	uint8_t digest[32];
+	uint64_t lookups, lookup_keys, lookup_hits, stale_seals;
+	uint64_t used_ns;
+};
+
+/* ---- the memfd ----------------------------------------------------------------------------- */
+
+struct core_limits {
+	uint32_t pages;
+	uint32_t leases; /* 0 = as many as pages */
+	uint32_t slabs;
+	uint32_t spaces;
+	uint32_t clients;
+	uint32_t members;
+	uint32_t tenants;
+	uint32_t namespaces;
+};
+
+struct core_counters {
+	uint64_t allocs, alloc_pages, alloc_short;
+	uint64_t frees, seals, seal_dups;
+	uint64_t lookups, lookup_keys, lookup_hits;
+	uint64_t releases, evictions, stale_swept;
+	uint64_t clients_opened, clients_reaped;
+	uint64_t grants, revocations, revocations_overdue;
+};
+
+#define CORE_STATE_MAGIC 0x6574617473425652ull
+#define CORE_STATE_VERSION 1u
+
+/* Offsets are bytes from the start of the memfd. */
+struct core_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t groups; /* index groups */
+	uint64_t bytes;
+	uint64_t boot_id;
+	uint64_t secret[4]; /* of this boot; keys the index */
+	struct core_limits limits;
+	uint64_t off_pages, off_leases, off_groups, off_free, off_units, off_unit_used;
+	uint64_t off_slabs, off_spaces, off_clients, off_members, off_tenants, off_namespaces;
+	uint64_t now_ns;
+	uint32_t lease_free; /* free list through page_next */
+	uint32_t leases_used;
+	uint32_t lease_fresh; /* records at and above were never used */
+	uint32_t indexed;
+	uint16_t slab_todo;
+	uint16_t member_todo;
+	uint32_t clients_reaping;
+	uint32_t slabs_draining;
+	uint32_t sweep_page;  /* where the sweep for stale pages goes on; CORE_NONE = at rest */
+	uint64_t pages_stale; /* sealed, of a past epoch */
+	struct core_counters n;
+	struct core_device device[CORE_DEVICES_MAX];
+};

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The daemon's running state: one core, one loop, the sessions of its peers.
+ *
+ * Data flow: loop -> session (socket messages) or ring (SQEs) -> ops (argument checks) -> core ->
+ * decision -> ring (CQE), grants (slab memory), worker (device). server_run() turns the wheel:
+ *
+ *      turn:  time -> rings that are polled, a budget each -> core_work() slice -> grants ->
+ *             sockets, deaths, timers if the loop has any -> again, or sleep
+ *
+ * It sleeps only when no ring is polled (each idle ring has NEED_DOORBELL set and re-checked) and
+ * the core has no work left. One thread; the device worker (worker.h) is the only other.
+ */
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "broker/core/core.h"
+#include "broker/io/loop.h"
+
+struct worker;
+struct stats;
+struct admin_conn;
+
+#define SERVER_DEVICES_MAX CORE_DEVICES_MAX
+#define SERVER_TENANTS_MAX 256u
+
+struct server_device_config {
+	uint32_t kind;
+	uint32_t ordinal;
+	uint64_t capacity_bytes;
+};
+
+enum revoke_policy { REVOKE_EXTEND, REVOKE_KICK, REVOKE_QUARANTINE };
+
+/* Filled by options.c from the command line; never changes afterwards. */
+struct server_config {
+	const char *socket;
+	const char *state_dir;
+	const char *policy; /* "lru" */
+	enum loop_engine engine;
+	enum revoke_policy revoke_policy;
+	uint64_t revoke_grace_ns;
+	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
+	uint64_t drain_ns;	     /* SIGTERM: how long clients have to finish */
+	uint64_t spin_ns;	     /* how long an idle ring stays polled; default 50 us */
+	uint32_t clients_per_uid;
+	uint32_t admins_max;
+	uint32_t socket_mode; /* 0660 */
+	const char *socket_group; /* NULL: leave */
+	bool foreground;
+	bool huge_pages; /* state memfd on huge pages if possible */
+	struct core_limits limits;
+	unsigned devices;
+	struct server_device_config device[SERVER_DEVICES_MAX];
+	unsigned tenants;
+	struct core_tenant_spec tenant[SERVER_TENANTS_MAX];
+};
+
+enum session_state {
+	SESSION_FREE = 0,
+	SESSION_HELLO,	  /* connected; must say HELLO before the deadline */
+	SESSION_ENGINE,	  /* attached, has rings */
+	SESSION_ADMIN,
+	SESSION_LEAVING,  /* socket closed; waiting for the process's death */
+};
+
+/* Rings of an engine session; see ring.h. */
+struct ring;
+
+struct session {
+	struct server *server;
+	uint8_t state;
+	bool condemned; /* to be ended at the next safe point of the turn */
+	uint16_t client; /* core client, for ENGINE and LEAVING */
+	uint32_t id;	 /* index in server.sessions */
+	uint32_t uid, gid;
+	int32_t pid;
+	int pidfd;
+	int fd;
+	struct loop_source socket;
+	struct loop_source death; /* pidfd */
+	struct loop_source doorbell;
+	uint64_t since_ns;
+	struct ring *ring;
+	/* grants (grants.c): one message in flight */
+	uint64_t grant_seq;
+	uint32_t grant_space;
+	uint32_t grant_count;
+	struct kvb_grant_entry grant_entries[KVB_GRANT_FDS_MAX];
+	bool grant_in_flight;
+	struct admin_conn *admin;
+};
+
+struct server {
+	struct server_config cfg;
+	struct core core;
+	struct loop *loop;
+	struct worker *worker;
+	struct stats *stats;
+	struct session *sessions;
+	uint32_t sessions_max;
+	uint32_t sessions_used;
+	struct ring *hot; /* ring.c: the polled set */
+	uint32_t hot_count;
+	uint64_t now_ns;
+	uint64_t boot_id;
+	uint64_t started_ns;
+	void *state;
+	uint64_t state_bytes;
+	int state_fd;
+	int lock_fd;
+	int listen_fd;
+	struct loop_source listener;
+	struct loop_source signals;
+	struct loop_source worker_done;
+	bool listener_paused;
+	bool draining;
+	bool stop;
+	uint64_t drain_until_ns;
+	/* counters that are not the core's */
+	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked;
+};
+
+/* ---- server.c: start, turn, stop ----------------------------------------------------------- */
+int server_start(struct server *s, const struct server_config *cfg); /* logs why it fails */
+int server_run(struct server *s); /* until SIGTERM/SIGINT and the drain are over */
+void server_finish(struct server *s);
+uint64_t server_clock_ns(void); /* CLOCK_MONOTONIC */
+
+/* ---- listener.c, session.c ----------------------------------------------------------------- */
+int listener_open(struct server *s);
+void listener_close(struct server *s);
+
+/* Ends a session at the end of the turn: socket closed, rights ended. why is for the log. */
+void session_condemn(struct session *ss, const char *why);
+/* As above, and tells an attached client errno `error` in its ctl. For a client's faults. */
+void session_break(struct session *ss, int error, const char *why);
+void session_turn(struct server *s); /* ends condemned sessions, attach deadlines */
+/* One datagram to the peer; never blocks. 0, or -errno (a peer that does not read is condemned). */
+int session_send(struct session *ss, const void *msg, size_t bytes, const int *fds, unsigned nfds);
+int session_send_error(struct session *ss, int error, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+struct session *session_of_client(struct server *s, unsigned client);
+
+/* ---- grants.c ------------------------------------------------------------------------------ */
+/* Empties core_next_slab() into the worker and core_next_member() into sockets and rings. */
+void grants_turn(struct server *s);
+int grants_ack(struct session *ss, const struct kvb_msg_grant_ack *ack); /* -EPROTO */
+void grants_worker_done(struct server *s); /* results of the worker */
+/* fds of a slab, kept while it lives; NULL when it has none. */
+const int *grants_slab_fds(const struct server *s, unsigned slab, unsigned *ret_n);

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Ring operations: arguments checked, core called, results written.
+ *
+ * Each operation family has a file; ops.c has the table. An operation works on a slice of its
+ * operands and says whether it is finished; the ring calls it again with the same struct ring_op
+ * next turn if not. Nothing here trusts an entry: it is the ring's private copy, and operands are
+ * copied by ring_copy_operands() before they are looked at.
+ */
+
+#include "broker/io/ring.h"
+
+enum ops_verdict {
+	OPS_DONE,	/* result is in *cqe */
+	OPS_MORE,	/* call again */
+	OPS_PARK,	/* waits for memory; ops_retry() looks again */
+	OPS_MALFORMED,	/* -EINVAL, and a mark against the client */
+};
+
+/* Room for one slice of operands, and of results, of any operation. */
+struct ops_scratch {
+	union {
+		kvb_page_t pages[RING_SLICE];
+		struct kvb_hash hashes[RING_SLICE];
+		struct kvb_seal seals[RING_SLICE];
+		struct kvb_ns_open ns_open;
+	} in;
+};
+
+/* Checks what can be checked without running: opcode, flags, reserved and unused fields, operand
+ * bounds. 0 or -EINVAL. */
+int ops_check(const struct ring *r, const struct kvb_sqe *sqe);
+
+/* Runs one slice; *units is decreased by what it cost. cqe: user_data is already set. */
+enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+
+/* ops/pages.c */
+enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_free(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+/* ops/prefix.c */
+enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_pin(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_hint(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+/* ops/tiers.c */
+enum ops_verdict op_below(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+/* ops/space.c */
+enum ops_verdict op_grow(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_shrink(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_reclaim_ack(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+/* ops/namespace.c */
+enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_epoch_bump(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * libkvbroker: an engine's side of kvbroker, shaped like liburing.
+ *
+ * LIFE CYCLE
+ *   kvb_connect() -> kvb_space_open() -> kvb_space_grow() -> { allocate, fill, seal, look up, read,
+ *   release } ... -> kvb_disconnect(). A process that dies without it loses nothing of others.
+ *
+ * TWO WAYS TO CALL. The wrappers (kvb_alloc(), kvb_lookup(), ...) do one operation and wait for it:
+ * use these first. The ring (kvb_get_sqe(), kvb_prep_*(), kvb_submit(), kvb_wait_cqe()) keeps many
+ * in flight. Both may be mixed on one connection: a wrapper that meets completions of the ring's
+ * user keeps them for kvb_peek_cqe().
+ *
+ * THREADS. A connection is used by one thread at a time. Open one a thread, or lock around it.
+ *
+ * FORK. Mappings are not inherited (MADV_DONTFORK) and every fd is close-on-exec; a child must
+ * connect for itself. Rights stay with the socket, so a child that keeps the parent's fd keeps the
+ * parent's rights alive until it closes it.
+ *
+ * WHAT HAPPENS IN THE BACKGROUND. Memory that is granted, magazine recalls and revocations arrive
+ * as messages. They are handled inside any call that waits, and in kvb_poll(): an engine with long
+ * silences calls kvb_poll() now and then (two loads when nothing came). Revoked memory is only ever
+ * unmapped in kvb_quiet_point(), which the engine calls when nothing reads the pages it gave back.
+ *
+ * ERRORS are negative errno values; kvb_error_text() says more about the last failure.
+ * -ENOTCONN the broker has gone or has given up on this client; -EPROTO it sent nonsense.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvbroker.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVB_LIB_VERSION_MAJOR 1
+#define KVB_LIB_VERSION_MINOR 0
+
+#if defined(__GNUC__)
+#define KVB_API __attribute__((visibility("default")))
+#else
+#define KVB_API
+#endif
+
+struct kvb;
+struct kvb_space;
+
+/* ---- connection ---------------------------------------------------------------------------- */
+
+/* Zeroes are defaults. */
+struct kvb_params {
+	const char *socket;	/* NULL: $KVBROKER_SOCKET, else KVB_DEFAULT_SOCKET */
+	const char *tenant;	/* NULL: "default" */
+	const char *name;	/* shown to operators; NULL: the program's name */
+	uint32_t sq_entries;	/* power of two, 2..4096; default 256 */
+	uint32_t cq_entries;	/* power of two >= sq_entries; default 2 * sq_entries */
+	uint32_t operand_bytes; /* multiple of 4096; default 256 KiB */
+	uint32_t magazine;	/* page ids kept a space for kvb_page_get(); default 256, at most 4096 */
+	uint64_t spin_ns;	/* how long to spin before sleeping; default 20 us; UINT64_MAX = only spin */
+	uint64_t timeout_ns;	/* of connecting and of wrapper calls; default 10 s */
+};
+
+/* Connects and attaches. params may be NULL. On failure *ret is untouched and error_text (may be
+ * NULL, 256 B) says why. -ENOENT/-ECONNREFUSED no broker; -EACCES; -EPROTONOSUPPORT; ... */
+KVB_API int kvb_connect(const struct kvb_params *params, struct kvb **ret, char error_text[256]);
+
+/* Ends the connection, unmaps everything, frees. NULL is fine. Returns NULL. */
+KVB_API struct kvb *kvb_disconnect(struct kvb *kvb);
+
+/* What the last failed call on this connection has to say; never NULL. */
+KVB_API const char *kvb_error_text(const struct kvb *kvb);
+
+struct kvb_info {
+	uint32_t version; /* ABI version agreed on */
+	uint32_t client;  /* id that operators see */
+	uint64_t features;
+	uint64_t boot_id;
+	uint32_t sq_entries, cq_entries, operand_bytes, leases_max;
+};
+KVB_API void kvb_get_info(const struct kvb *kvb, struct kvb_info *ret);
+
+/* A fd that becomes readable when kvb_poll() has something to do (grants, end of the broker). Not
+ * for completions: those are announced by futex only. */
+KVB_API int kvb_fd(const struct kvb *kvb);
+
+/* Handles messages and events that have arrived. 0, or -ENOTCONN. */
+KVB_API int kvb_poll(struct kvb *kvb);
+
+/* Nothing of this process reads pages it has given back: revoked slabs in which this connection
+ * holds nothing are unmapped and returned. Returns how many. */
+KVB_API int kvb_quiet_point(struct kvb *kvb);
+
+/* Called, inside kvb_poll() and waiting calls, when a slab is revoked: pages first..first+count-1 of
+ * the space are to be given back before deadline_ns from now. NULL removes it. */
+typedef void (*kvb_revoke_fn)(void *arg, struct kvb_space *space, uint32_t first, uint32_t count,
+			      uint64_t deadline_ns);
+KVB_API void kvb_on_revoke(struct kvb *kvb, kvb_revoke_fn fn, void *arg);
+
+/* ---- spaces -------------------------------------------------------------------------------- */
+
+struct kvb_space_params {
+	uint32_t device_kind;	 /* enum kvb_device_kind; 0 = host */
+	uint32_t device_ordinal; /* NUMA node, or GPU */
+	uint32_t regions;	 /* 0 = 1 */
+	uint64_t stride_bytes;	 /* of one page in one region; a multiple of 64 */
+	uint64_t tag;
+};
+
+/* Reserves addresses and joins the space. Owned by the connection. */
+KVB_API int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret);
+/* -EBUSY while this connection holds pages or leases there. Magazine pages are given back. */
+KVB_API int kvb_space_close(struct kvb_space *space);
+
+struct kvb_space_info {
+	uint32_t regions, pages_per_slab, slots, handles_per_region;
+	uint64_t stride_bytes, handle_bytes, region_bytes;
+	uint32_t slabs; /* mapped here now */
+	uint32_t handle; /* kvb_sqe.space */
+};
+KVB_API void kvb_space_get_info(const struct kvb_space *space, struct kvb_space_info *ret);
+
+/* Asks for memory for at least `pages` more pages and maps it; waits up to timeout_ns for memory that
+ * has to be revoked from others. Returns pages gained (whole slabs), -ENOSPC, -EDQUOT. */
+KVB_API int64_t kvb_space_grow(struct kvb_space *space, uint64_t pages, uint64_t timeout_ns);
+/* Asks to give about `pages` pages back; members have deadline_ns (0 = default). Returns pages on
+ * their way out. The caller's own part completes in kvb_quiet_point(). */
+KVB_API int64_t kvb_space_shrink(struct kvb_space *space, uint64_t pages, uint64_t deadline_ns);
+
+/* First byte of region 0..regions-1; page p of region r is at kvb_region_base(r) + id * stride. */
+KVB_API void *kvb_region_base(const struct kvb_space *space, uint32_t region);
+KVB_API void *kvb_page_addr(const struct kvb_space *space, uint32_t region, kvb_page_t page);
+
+/* ---- one-call operations ------------------------------------------------------------------- */
+
+/* Each returns operands done (as kvb_cqe.res), or a negative errno; n may be any number: what does
+ * not fit one entry is sent in pieces. Slabs that wait to be mapped are mapped and the call goes on. */
+KVB_API int64_t kvb_alloc(struct kvb_space *space, kvb_page_t *ret_pages, uint32_t n);
+KVB_API int64_t kvb_free(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
+/* ret_pages[i]: page now under the key of seals[i] (see SEAL); may be NULL. */
+KVB_API int64_t kvb_seal(struct kvb_space *space, uint32_t ns, uint64_t epoch, uint64_t salt,
+			 const struct kvb_seal *seals, kvb_page_t *ret_pages, uint32_t n);
+/* ret_pages[0..res-1] are leased. ret_epoch may be NULL. */
+KVB_API int64_t kvb_lookup(struct kvb_space *space, uint32_t ns, uint64_t salt,
+			   const struct kvb_hash *hashes, kvb_page_t *ret_pages, uint32_t n,
+			   uint64_t *ret_epoch);
+/* Every resident key is leased, ret_pages has an entry a key; returns the leading run. */
+KVB_API int64_t kvb_lookup_all(struct kvb_space *space, uint32_t ns, uint64_t salt,
+			       const struct kvb_hash *hashes, kvb_page_t *ret_pages, uint32_t n,
+			       uint64_t *ret_epoch);
+KVB_API int64_t kvb_release(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
+KVB_API int64_t kvb_pin(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
+KVB_API int64_t kvb_unpin(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
+KVB_API int64_t kvb_hint(struct kvb_space *space, const kvb_page_t *pages, uint32_t n,
+			 enum kvb_priority priority, uint32_t ttl_s);
+/* 0 pages and *ret_nothing_below = true while the broker has no lower tier (ret may be NULL). */
+KVB_API int64_t kvb_load(struct kvb_space *space, uint32_t ns, uint64_t salt, const struct kvb_hash *hashes,
+			 kvb_page_t *ret_pages, uint32_t n, bool *ret_nothing_below);
+KVB_API int64_t kvb_prefetch(struct kvb_space *space, uint32_t ns, uint64_t salt,
+			     const struct kvb_hash *hashes, uint32_t n, bool *ret_nothing_below);
+KVB_API int64_t kvb_store(struct kvb_space *space, const kvb_page_t *pages, uint32_t n,
+			  bool *ret_nothing_below);
+
+/* flags: KVB_NS_*. digest: identity of the cached bytes, 32 B. */
+KVB_API int kvb_ns_open(struct kvb *kvb, const uint8_t digest[32], uint32_t flags, struct kvb_ns_info *ret);
+KVB_API int kvb_epoch_bump(struct kvb *kvb, uint32_t ns, uint64_t *ret_epoch);
+KVB_API int kvb_nop(struct kvb *kvb);
+
+/* A page from the magazine, refilled when it runs low: nanoseconds. KVB_PAGE_NONE: none to be had. */
+KVB_API kvb_page_t kvb_page_get(struct kvb_space *space);
+/* Back to the magazine (pages of kvb_page_get() or kvb_alloc() that were not sealed). */
+KVB_API void kvb_page_put(struct kvb_space *space, kvb_page_t page);
+
+/* ---- the ring ------------------------------------------------------------------------------ */
+
+/* user_data with bit 63 set is the library's own. */
+#define KVB_USER_DATA_MAX (UINT64_MAX >> 1)
+
+/* A zeroed entry, or NULL: the queue is full, submit and reap first. */
+KVB_API struct kvb_sqe *kvb_get_sqe(struct kvb *kvb);
+/* Makes every entry got so far visible, ringing the doorbell if needed. Returns how many. */
+KVB_API int kvb_submit(struct kvb *kvb);
+/* The next completion, or NULL. Valid until kvb_cqe_seen(). */
+KVB_API const struct kvb_cqe *kvb_peek_cqe(struct kvb *kvb);
+/* Waits up to timeout_ns (UINT64_MAX = for ever). 0, -ETIME, -ENOTCONN. */
+KVB_API int kvb_wait_cqe(struct kvb *kvb, const struct kvb_cqe **ret, uint64_t timeout_ns);
+KVB_API void kvb_cqe_seen(struct kvb *kvb);
+
+/* The half of the operand area that is the ring user's, and its size; the wrappers use the other.
+ * kvb_operand_offset() turns an address in it into kvb_sqe.operand, kvb_results() gives where the
+ * daemon writes the results of operands at that offset. Operands are free again with the CQE. */
+KVB_API void *kvb_operands(struct kvb *kvb, size_t *ret_bytes);
+KVB_API uint32_t kvb_operand_offset(const struct kvb *kvb, const void *operand);
+KVB_API const void *kvb_results(const struct kvb *kvb, uint32_t offset);
+/* Fence word i of 0..KVB_FENCES-1. */
+KVB_API struct kvb_fence *kvb_fence_word(struct kvb *kvb, uint32_t i);
+
+/* Fills an entry from kvb_get_sqe(). operand: an address inside kvb_operands(). */
+KVB_API void kvb_prep_nop(struct kvb_sqe *sqe);
+KVB_API void kvb_prep_alloc(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand, uint32_t n);
+KVB_API void kvb_prep_free(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand, uint32_t n);
+KVB_API void kvb_prep_seal(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t epoch,
+			   uint64_t salt, uint32_t operand, uint32_t n);
+KVB_API void kvb_prep_lookup(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t salt,
+			     uint32_t operand, uint32_t n, bool all);
+KVB_API void kvb_prep_release(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand, uint32_t n);
+KVB_API void kvb_prep_cancel(struct kvb_sqe *sqe, uint64_t user_data);
+/* FREE and SEAL: run once fence word `fence` has reached `value`. */
+KVB_API void kvb_prep_fence(struct kvb_sqe *sqe, uint32_t fence, uint64_t value);
+
+#ifdef __cplusplus
+}
+#endif
