@@ -30,7 +30,7 @@ struct stats_device {
 	char driver[16]; /* "host" */
 	uint32_t kind, ordinal;
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
-	uint64_t held_bytes, sealed_bytes, free_bytes, leased_bytes; /* of granted */
+	uint64_t held_bytes, sealed_bytes, free_bytes; /* of granted; pages of live and draining slabs */
 	uint64_t pages, pages_free;
 	uint64_t evictions, grants, revocations;
 	uint32_t slabs, spaces;
@@ -38,7 +38,7 @@ struct stats_device {
 
 struct stats_tenant {
 	char name[KVB_NAME_BYTES];
-	uint32_t uid, clients, pages_held, index;
+	uint32_t uid, clients, pages_held, index; /* index: what the others call it by */
 	uint64_t leases, pins;
 	uint64_t lookups, lookup_keys, lookup_hits, allocs, evictions, seals, refusals;
 	struct core_budget budget[CORE_DEVICES_MAX];
@@ -48,12 +48,12 @@ struct stats_client {
 	char name[KVB_NAME_BYTES];
 	uint32_t id, state, tenant, uid;
 	int32_t pid;
-	uint32_t leases, leases_max, pins, held, magazine, spaces;
+	uint32_t leases, leases_max, pins, held, magazine, spaces; /* held, magazine: pages */
 	uint64_t held_bytes;
 	uint64_t opened_ns;
 	uint64_t entries, invalid; /* ring */
-	uint32_t hot;
-	uint32_t sq_fill, cq_fill;
+	uint32_t hot; /* its ring is polled */
+	uint32_t sq_fill, cq_fill; /* entries waiting for the daemon, for the client */
 	uint32_t resv;
 };
 
@@ -83,9 +83,9 @@ struct stats_segment {
 	char daemon_version[32];
 	char engine[16]; /* event loop */
 	char policy[16];
+	char policy_summary[96];
 	struct core_counters n;
 	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked, log_dropped;
-	uint64_t ring_entries, ring_invalid;
 	uint64_t state_bytes;
 	uint32_t pages_max, indexed, leases_used, leases_max;
 	uint64_t pages_stale;
