@@ -36,16 +36,14 @@ static void check_request(const struct trace *t, const struct trace_request *r)
 	MUST(r->blocks <= t->blocks_max && r->blocks <= TRACE_IDS_MAX);
 	MUST(r->first <= t->ids && r->blocks <= t->ids - r->first);
 	MUST(r->at_ms >= 0);
-	if (r->blocks == 0) {
+	if (r->blocks == 0)
 		return;
-	}
 	sorted = malloc(r->blocks * sizeof(*sorted));
 	MUST(sorted);
 	memcpy(sorted, t->id + r->first, r->blocks * sizeof(*sorted));
 	qsort(sorted, r->blocks, sizeof(*sorted), compare_ids);
-	for (uint32_t i = 1; i < r->blocks; i++) {
+	for (uint32_t i = 1; i < r->blocks; i++)
 		MUST(sorted[i] != sorted[i - 1]);
-	}
 	free(sorted);
 }
 
@@ -62,9 +60,8 @@ static void check_again(const struct trace *t)
 		const struct trace_request *r = &t->request[i];
 
 		(void)fprintf(file, "{\"timestamp\":%.17g,\"hash_ids\":[", r->at_ms);
-		for (uint32_t k = 0; k < r->blocks; k++) {
+		for (uint32_t k = 0; k < r->blocks; k++)
 			(void)fprintf(file, "%s%" PRIu64, k ? "," : "", t->id[r->first + k]);
-		}
 		(void)fputs("]}\r\n", file);
 	}
 	(void)fclose(file);
@@ -89,20 +86,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	FILE *file;
 	int r;
 
-	if (bytes == 0) {
+	if (bytes == 0)
 		return 0;
-	}
 	file = fmemopen((void *)(uintptr_t)data, bytes, "r");
 	MUST(file);
 	r = trace_read(&t, file, "input", why);
 	(void)fclose(file);
 	MUST(r == 0 || (r < 0 && strncmp(why, "input:", 6) == 0));
-	for (size_t i = 0; i < t.requests; i++) {
+	for (size_t i = 0; i < t.requests; i++)
 		check_request(&t, &t.request[i]);
-	}
-	if (r == 0 && t.requests > 0) {
+	if (r == 0 && t.requests > 0)
 		check_again(&t);
-	}
 	trace_free(&t);
 	return 0;
 }

@@ -27,9 +27,8 @@ void key_stamp(void *page, size_t bytes, const struct kvb_hash *key, uint32_t re
 	uint64_t *word = page;
 	uint64_t seed = seed_of(key, region);
 
-	for (size_t i = 0; i < bytes / 8; i++) {
+	for (size_t i = 0; i < bytes / 8; i++)
 		word[i] = word_at(seed, i);
-	}
 }
 
 static size_t first_difference(const uint64_t *word, size_t from, size_t to, uint64_t seed)
@@ -37,9 +36,8 @@ static size_t first_difference(const uint64_t *word, size_t from, size_t to, uin
 	for (size_t i = from; i < to; i++) {
 		uint64_t diff = word[i] ^ word_at(seed, i);
 
-		if (diff) {
+		if (diff)
 			return i * 8 + (size_t)__builtin_ctzll(diff) / 8;
-		}
 	}
 	return to * 8; /* another process wrote between the two looks: the last byte looked at */
 }
@@ -54,9 +52,8 @@ size_t key_check(const void *page, size_t bytes, const struct kvb_hash *key, uin
 		size_t to = from + CHUNK_WORDS < words ? from + CHUNK_WORDS : words;
 		uint64_t diff = 0;
 
-		for (size_t i = from; i < to; i++) {
+		for (size_t i = from; i < to; i++)
 			diff |= word[i] ^ word_at(seed, i);
-		}
 		if (diff) {
 			size_t at = first_difference(word, from, to, seed);
 

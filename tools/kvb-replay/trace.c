@@ -56,9 +56,8 @@ static bool fail_limit(struct cursor *c, int error, const char *why)
 
 static void skip_space(struct cursor *c)
 {
-	while (*c->p == ' ' || *c->p == '\t' || *c->p == '\r') {
+	while (*c->p == ' ' || *c->p == '\t' || *c->p == '\r')
 		c->p++;
-	}
 }
 
 /* What is at the cursor, for people. */
@@ -66,9 +65,8 @@ static const char *found(const struct cursor *c, char buf[16])
 {
 	unsigned char b = (unsigned char)*c->p;
 
-	if (c->p == c->end) {
+	if (c->p == c->end)
 		return "the end of the line";
-	}
 	(void)snprintf(buf, 16, b > 0x20 && b < 0x7f ? "'%c'" : "byte 0x%02x", b);
 	return buf;
 }
@@ -78,9 +76,8 @@ static bool expect(struct cursor *c, char want, const char *where)
 	char buf[16];
 
 	skip_space(c);
-	if (*c->p != want) {
+	if (*c->p != want)
 		return fail(c, "expected '%c' %s, found %s", want, where, found(c, buf));
-	}
 	c->p++;
 	return true;
 }
@@ -95,23 +92,20 @@ static bool take_string(struct cursor *c, const char **ret, size_t *ret_bytes)
 {
 	const char *first;
 
-	if (!expect(c, '"', "to begin a string")) {
+	if (!expect(c, '"', "to begin a string"))
 		return false;
-	}
 	first = c->p;
 	for (; *c->p != '"'; c->p++) {
 		if ((unsigned char)*c->p < 0x20) {
 			return fail(c, c->p == c->end ? "the line ends inside a string"
 						      : "control character in a string");
 		}
-		if (*c->p != '\\') {
+		if (*c->p != '\\')
 			continue;
-		}
 		c->p++;
 		if (*c->p == 'u') {
-			if (strspn(c->p + 1, "0123456789abcdefABCDEF") < 4) {
+			if (strspn(c->p + 1, "0123456789abcdefABCDEF") < 4)
 				return fail(c, "\\u without four hex digits");
-			}
 			c->p += 4;
 		} else if (!*c->p || !strchr("\"\\/bfnrt", *c->p)) {
 			return fail(c, "unknown escape in a string");
@@ -129,35 +123,27 @@ static bool take_number(struct cursor *c, double *ret)
 	const char *first = c->p;
 	char buf[16];
 
-	if (*c->p == '-') {
+	if (*c->p == '-')
 		c->p++;
-	}
-	if (!is_digit(*c->p)) {
+	if (!is_digit(*c->p))
 		return fail(c, "expected a number, found %s", found(c, buf));
-	}
-	if (*c->p == '0' && is_digit(c->p[1])) {
+	if (*c->p == '0' && is_digit(c->p[1]))
 		return fail(c, "number with a leading zero");
-	}
-	while (is_digit(*c->p)) {
+	while (is_digit(*c->p))
 		c->p++;
-	}
 	if (*c->p == '.') {
 		c->p++;
-		if (!is_digit(*c->p)) {
+		if (!is_digit(*c->p))
 			return fail(c, "number that ends in '.'");
-		}
-		while (is_digit(*c->p)) {
+		while (is_digit(*c->p))
 			c->p++;
-		}
 	}
 	if (*c->p == 'e' || *c->p == 'E') {
 		c->p += c->p[1] == '+' || c->p[1] == '-' ? 2 : 1;
-		if (!is_digit(*c->p)) {
+		if (!is_digit(*c->p))
 			return fail(c, "number without an exponent after 'e'");
-		}
-		while (is_digit(*c->p)) {
+		while (is_digit(*c->p))
 			c->p++;
-		}
 	}
 	*ret = strtod(first, NULL);
 	return true;
@@ -167,9 +153,8 @@ static bool take_word(struct cursor *c, const char *word)
 {
 	size_t n = strlen(word);
 
-	if (strncmp(c->p, word, n) != 0) {
+	if (strncmp(c->p, word, n) != 0)
 		return fail(c, "neither a value nor true, false or null");
-	}
 	c->p += n;
 	return true;
 }
@@ -182,9 +167,8 @@ static bool skip_members(struct cursor *c, int depth, bool object)
 	size_t bytes;
 	char close = object ? '}' : ']';
 
-	if (depth >= DEPTH_MAX) {
+	if (depth >= DEPTH_MAX)
 		return fail(c, "nested more than %d deep", DEPTH_MAX);
-	}
 	c->p++;
 	skip_space(c);
 	if (*c->p == close) {
@@ -192,16 +176,13 @@ static bool skip_members(struct cursor *c, int depth, bool object)
 		return true;
 	}
 	for (;;) {
-		if (object && (!take_string(c, &name, &bytes) || !expect(c, ':', "after a name"))) {
+		if (object && (!take_string(c, &name, &bytes) || !expect(c, ':', "after a name")))
 			return false;
-		}
-		if (!skip_value(c, depth + 1)) {
+		if (!skip_value(c, depth + 1))
 			return false;
-		}
 		skip_space(c);
-		if (*c->p != ',') {
+		if (*c->p != ',')
 			return expect(c, close, object ? "to end an object" : "to end a list");
-		}
 		c->p++;
 	}
 }
@@ -231,20 +212,18 @@ static bool skip_value(struct cursor *c, int depth)
 	}
 }
 
-/* ---- ids ------------------------------------------------------------------------------------ */
+/* ---- ids ----------------------------------------------------------------------------------------- */
 
 static void *grow(void *old, size_t *room, size_t need, size_t size)
 {
 	size_t n = *room ? *room : 1024;
 	void *mem;
 
-	while (n < need) {
+	while (n < need)
 		n *= 2;
-	}
 	mem = reallocarray(old, n, size);
-	if (mem) {
+	if (mem)
 		*room = n;
-	}
 	return mem;
 }
 
@@ -255,15 +234,13 @@ static bool seen_grow(struct trace *t, uint64_t request, const uint64_t *ids, si
 	size_t room = t->seen_room ? t->seen_room * 2 : 1024;
 	struct trace_seen *table = calloc(room, sizeof(*table));
 
-	if (!table) {
+	if (!table)
 		return false;
-	}
 	for (size_t i = 0; i < n; i++) {
 		size_t at = key_mix(ids[i]) & (room - 1);
 
-		while (table[at].request) {
+		while (table[at].request)
 			at = (at + 1) & (room - 1);
-		}
 		table[at] = (struct trace_seen){ .id = ids[i], .request = request };
 	}
 	free(t->seen);
@@ -279,22 +256,19 @@ static bool add_id(struct cursor *c, struct trace *t, struct trace_request *r, u
 	size_t at;
 
 	if (((size_t)r->blocks + 1) * 2 > t->seen_room &&
-	    !seen_grow(t, request, t->id + r->first, r->blocks)) {
+	    !seen_grow(t, request, t->id + r->first, r->blocks))
 		return fail_limit(c, -ENOMEM, "out of memory");
-	}
 	at = key_mix(id) & (t->seen_room - 1);
 	while (t->seen[at].request == request) {
-		if (t->seen[at].id == id) {
+		if (t->seen[at].id == id)
 			return true;
-		}
 		at = (at + 1) & (t->seen_room - 1);
 	}
 	if (t->ids == t->ids_room) {
 		void *mem = grow(t->id, &t->ids_room, t->ids + 1, sizeof(*t->id));
 
-		if (!mem) {
+		if (!mem)
 			return fail_limit(c, -ENOMEM, "out of memory");
-		}
 		t->id = mem;
 	}
 	t->seen[at] = (struct trace_seen){ .id = id, .request = request };
@@ -309,24 +283,18 @@ static bool take_id(struct cursor *c, uint64_t *ret)
 	char buf[16];
 
 	skip_space(c);
-	if (*c->p == '-') {
+	if (*c->p == '-')
 		return fail(c, "negative block id");
-	}
-	if (!is_digit(*c->p)) {
+	if (!is_digit(*c->p))
 		return fail(c, "expected a block id, found %s", found(c, buf));
-	}
-	if (*c->p == '0' && is_digit(c->p[1])) {
+	if (*c->p == '0' && is_digit(c->p[1]))
 		return fail(c, "block id with a leading zero");
-	}
-	for (; is_digit(*c->p); c->p++) {
+	for (; is_digit(*c->p); c->p++)
 		if (__builtin_mul_overflow(id, 10u, &id) ||
-		    __builtin_add_overflow(id, (uint64_t)(*c->p - '0'), &id)) {
+		    __builtin_add_overflow(id, (uint64_t)(*c->p - '0'), &id))
 			return fail(c, "block id does not fit in 64 bits");
-		}
-	}
-	if (*c->p == '.' || *c->p == 'e' || *c->p == 'E') {
+	if (*c->p == '.' || *c->p == 'e' || *c->p == 'E')
 		return fail(c, "block id is not an integer");
-	}
 	*ret = id;
 	return true;
 }
@@ -336,42 +304,36 @@ static bool take_ids(struct cursor *c, struct trace *t, struct trace_request *r)
 	uint32_t n = 0;
 	uint64_t id = 0;
 
-	if (!expect(c, '[', "to begin hash_ids")) {
+	if (!expect(c, '[', "to begin hash_ids"))
 		return false;
-	}
 	skip_space(c);
 	if (*c->p == ']') {
 		c->p++;
 		return true;
 	}
 	for (;;) {
-		if (n++ == TRACE_IDS_MAX) {
+		if (n++ == TRACE_IDS_MAX)
 			return fail_limit(c, -E2BIG, "more than 65536 block ids in one request");
-		}
-		if (!take_id(c, &id) || !add_id(c, t, r, id)) {
+		if (!take_id(c, &id) || !add_id(c, t, r, id))
 			return false;
-		}
 		skip_space(c);
-		if (*c->p != ',') {
+		if (*c->p != ',')
 			return expect(c, ']', "to end hash_ids");
-		}
 		c->p++;
 	}
 }
 
-/* ---- lines ---------------------------------------------------------------------------------- */
+/* ---- lines --------------------------------------------------------------------------------------- */
 
 static bool take_timestamp(struct cursor *c, double *ret)
 {
 	double at_ms;
 
 	skip_space(c);
-	if (!take_number(c, &at_ms)) {
+	if (!take_number(c, &at_ms))
 		return false;
-	}
-	if (!(at_ms >= 0 && at_ms <= AT_MS_MAX)) {
+	if (!(at_ms >= 0 && at_ms <= AT_MS_MAX))
 		return fail(c, "timestamp is not between 0 and 1e15 milliseconds");
-	}
 	*ret = at_ms;
 	return true;
 }
@@ -388,21 +350,17 @@ static bool take_request(struct cursor *c, struct trace *t, struct trace_request
 	size_t bytes;
 	bool ok;
 
-	if (!expect(c, '{', "to begin a request")) {
+	if (!expect(c, '{', "to begin a request"))
 		return false;
-	}
 	skip_space(c);
-	if (*c->p == '}') {
+	if (*c->p == '}')
 		return fail(c, "request without hash_ids");
-	}
 	for (;;) {
-		if (!take_string(c, &name, &bytes) || !expect(c, ':', "after a name")) {
+		if (!take_string(c, &name, &bytes) || !expect(c, ':', "after a name"))
 			return false;
-		}
 		if (is_named(name, bytes, "hash_ids")) {
-			if (has_ids) {
+			if (has_ids)
 				return fail(c, "hash_ids given twice");
-			}
 			has_ids = true;
 			ok = take_ids(c, t, r);
 		} else if (is_named(name, bytes, "timestamp")) {
@@ -410,22 +368,18 @@ static bool take_request(struct cursor *c, struct trace *t, struct trace_request
 		} else {
 			ok = skip_value(c, 0);
 		}
-		if (!ok) {
+		if (!ok)
 			return false;
-		}
 		skip_space(c);
-		if (*c->p != ',') {
+		if (*c->p != ',')
 			break;
-		}
 		c->p++;
 	}
-	if (!expect(c, '}', "to end the request")) {
+	if (!expect(c, '}', "to end the request"))
 		return false;
-	}
 	skip_space(c);
-	if (c->p != c->end) {
+	if (c->p != c->end)
 		return fail(c, "more text after the request");
-	}
 	return has_ids || fail(c, "request without hash_ids");
 }
 
@@ -435,19 +389,16 @@ static bool take_line(struct cursor *c, struct trace *t)
 	struct trace_request r = { .first = t->ids };
 
 	skip_space(c);
-	if (c->p == c->end) {
+	if (c->p == c->end)
 		return true;
-	}
-	if (t->requests) {
+	if (t->requests)
 		r.at_ms = t->request[t->requests - 1].at_ms;
-	}
 	if (t->requests == t->requests_room) {
 		void *mem =
 			grow(t->request, &t->requests_room, t->requests + 1, sizeof(*t->request));
 
-		if (!mem) {
+		if (!mem)
 			return fail_limit(c, -ENOMEM, "out of memory");
-		}
 		t->request = mem;
 	}
 	if (!take_request(c, t, &r)) {
@@ -455,9 +406,8 @@ static bool take_line(struct cursor *c, struct trace *t)
 		return false;
 	}
 	t->request[t->requests++] = r;
-	if (r.blocks > t->blocks_max) {
+	if (r.blocks > t->blocks_max)
 		t->blocks_max = r.blocks;
-	}
 	return true;
 }
 
@@ -476,25 +426,21 @@ static int next_line(FILE *file, struct line *l)
 
 	errno = 0;
 	while ((b = getc_unlocked(file)) != EOF && b != '\n') {
-		if (n == TRACE_LINE_BYTES_MAX) {
+		if (n == TRACE_LINE_BYTES_MAX)
 			return -E2BIG;
-		}
 		if (n + 2 > l->room) {
 			char *mem = grow(l->buf, &l->room, n + 2, 1);
 
-			if (!mem) {
+			if (!mem)
 				return -ENOMEM;
-			}
 			l->buf = mem;
 		}
 		l->buf[n++] = (char)b;
 	}
-	if (b == EOF && ferror(file)) {
+	if (b == EOF && ferror(file))
 		return errno ? -errno : -EIO;
-	}
-	if (n > 0) {
+	if (n > 0)
 		l->buf[n] = 0;
-	}
 	l->bytes = n;
 	return b != EOF || n > 0;
 }
@@ -538,9 +484,8 @@ int trace_load(const char *path, struct trace *ret, char why[TRACE_WHY_BYTES])
 		return r;
 	}
 	r = trace_read(&t, file, standard ? "standard input" : path, why);
-	if (!standard) {
+	if (!standard)
 		(void)fclose(file);
-	}
 	if (r < 0) {
 		trace_free(&t);
 		return r;
