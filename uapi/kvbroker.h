@@ -377,7 +377,7 @@ struct kvb_cqe {
 	uint32_t flags; /* KVB_CQE_* */
 	uint64_t aux;
 	uint32_t status;
-	uint32_t resv;
+	uint32_t done; /* operands dealt with; LOOKUP with KVB_LOOKUP_ALL: may be more than res */
 };
 
 #define KVB_CQE_STOPPED (1u << 0)       /* fewer operands than asked; status says why */

@@ -179,6 +179,7 @@ struct core_budget {
 	uint64_t high_bytes; /* above it the tenant is the first to be revoked from */
 	uint64_t max_bytes;  /* never exceeded */
 	uint64_t used_bytes; /* slabs of its spaces */
+	uint64_t draining_bytes; /* of those, on their way back */
 	uint32_t weight;     /* share of what is above the minima */
 	uint32_t resv;
 };
@@ -243,10 +244,12 @@ struct core_member {
 	uint16_t resv1;
 	uint32_t held;
 	uint32_t magazine; /* of held: taken for the magazine */
+	uint32_t leases;   /* lease records on pages of this space */
 	uint64_t recalled_ns;
 	uint64_t sent[CORE_SLOT_WORDS];   /* memory it has been sent and may have mapped */
 	uint64_t acked[CORE_SLOT_WORDS];  /* of those, acknowledged: it may be given pages there */
-	uint64_t revoke[CORE_SLOT_WORDS]; /* of sent: to be told that the slab is revoked */
+	uint64_t refused[CORE_SLOT_WORDS]; /* of sent: it could not map them and does without */
+	uint64_t revoke[CORE_SLOT_WORDS];  /* of sent: to be told that the slab is revoked */
 	uint32_t held_in[KVB_SLOTS_MAX];  /* pages held a slot: its death looks only there */
 };
 
@@ -309,8 +312,12 @@ struct core_header {
 	uint16_t member_todo;
 	uint32_t clients_reaping;
 	uint32_t slabs_draining;
-	uint32_t sweep_page;  /* where the sweep for stale pages goes on; CORE_NONE = at rest */
+	uint32_t sweep_page;  /* where the sweep for stale pages goes on */
+	uint32_t sweep_left;  /* records it still has to visit; 0 = at rest */
+	uint32_t gen_floor;   /* no page record of a closed slab had a higher generation */
+	uint32_t units_high;  /* units at and above were never used */
 	uint64_t pages_stale; /* sealed, of a past epoch */
+	uint64_t base_ns;     /* second 1 of used_s and expire_s */
 	struct core_counters n;
 	struct core_device device[CORE_DEVICES_MAX];
 };

@@ -63,7 +63,10 @@ struct ring {
 	uint32_t published; /* cq_tail as the client has been shown it */
 	uint32_t shown_head;
 	uint32_t reserved; /* CQE slots promised to entries taken and not completed */
-	uint32_t malformed; /* three break the ring */
+	uint32_t malformed; /* in a row; three break the ring */
+	uint32_t tail_seen; /* sq_tail as last read */
+	bool broken;
+	bool stalled; /* cold with entries that wait for CQE slots */
 	bool current_used;
 	struct ring_op current;
 	unsigned parked; /* of parked[] used */

@@ -71,11 +71,14 @@ enum session_state {
 
 /* Rings of an engine session; see ring.h. */
 struct ring;
+struct ring_geometry;
 
 struct session {
 	struct server *server;
 	uint8_t state;
 	bool condemned; /* to be ended at the next safe point of the turn */
+	bool ending;	/* on server.ending */
+	bool blocked;	/* ADMIN: the socket is full, LOOP_OUT is watched */
 	uint16_t client; /* core client, for ENGINE and LEAVING */
 	uint32_t id;	 /* index in server.sessions */
 	uint32_t uid, gid;
@@ -86,6 +89,8 @@ struct session {
 	struct loop_source death; /* pidfd */
 	struct loop_source doorbell;
 	uint64_t since_ns;
+	uint64_t left_ns;     /* first notice of its end */
+	struct session *next; /* on the free, the condemned or the ending list */
 	struct ring *ring;
 	/* grants (grants.c): one message in flight */
 	uint64_t grant_seq;
@@ -93,8 +98,27 @@ struct session {
 	uint32_t grant_count;
 	struct kvb_grant_entry grant_entries[KVB_GRANT_FDS_MAX];
 	bool grant_in_flight;
+	bool grant_held;       /* in flight but not sent: the kernel had no room for its fds */
+	uint32_t grant_slot;   /* a slab with more handles than a message takes: where it goes on */
+	uint32_t grant_handle; /* next handle of grant_slot; 0: none is half sent */
 	struct admin_conn *admin;
 };
+
+/* Who holds which session, apart from the sessions so that counting touches little. */
+struct session_use {
+	uint32_t uid;
+	bool used;
+	bool engine;
+};
+
+/* A peer as the kernel knew it when it connected. pid 0: not visible from here. */
+struct session_peer {
+	uint32_t uid, gid;
+	int32_t pid;
+	int pidfd;
+};
+
+struct grants;
 
 struct server {
 	struct server_config cfg;
@@ -105,8 +129,17 @@ struct server {
 	struct session *sessions;
 	uint32_t sessions_max;
 	uint32_t sessions_used;
+	struct session_use *use;   /* by session */
+	uint32_t *client_session;  /* session of a core client; CORE_NONE */
+	struct session *free, *condemned, *ending;
+	uint32_t engines, admins;
+	uint64_t hello_ns; /* the first attach deadline is not before */
+	struct grants *grants;
 	struct ring *hot; /* ring.c: the polled set */
 	uint32_t hot_count;
+	uint32_t parked; /* entries of all rings that wait for a fence, memory or CQE slots */
+	uint64_t look_ns;
+	uint64_t parked_look_ns; /* when they are looked at next */
 	uint64_t now_ns;
 	uint64_t boot_id;
 	uint64_t started_ns;
@@ -119,6 +152,9 @@ struct server {
 	struct loop_source signals;
 	struct loop_source worker_done;
 	bool listener_paused;
+	uint64_t listener_resume_ns;
+	dev_t socket_dev; /* of the bound path: only that is unlinked */
+	ino_t socket_ino;
 	bool draining;
 	bool stop;
 	uint64_t drain_until_ns;
@@ -133,8 +169,20 @@ void server_finish(struct server *s);
 uint64_t server_clock_ns(void); /* CLOCK_MONOTONIC */
 
 /* ---- listener.c, session.c ----------------------------------------------------------------- */
-int listener_open(struct server *s);
+int listener_open(struct server *s); /* logs why it fails */
 void listener_close(struct server *s);
+void listener_turn(struct server *s);		/* ends a pause */
+uint64_t listener_next_ns(const struct server *s); /* when it wants a turn; UINT64_MAX: never */
+
+int sessions_new(struct server *s);
+void sessions_free(struct server *s); /* ends every session */
+/* Takes fd and the peer's pidfd over, also when it fails. -EUSERS quota of the uid, -ENOSPC, -errno. */
+int session_new(struct server *s, int fd, const struct session_peer *peer);
+void session_receive(struct session *ss); /* message.c: takes what the socket has, a few at a time */
+/* Turns a session that said HELLO into an engine; the reply is the caller's. -errno. */
+int session_attach(struct session *ss, unsigned client, const struct ring_geometry *geo);
+uint32_t session_count(const struct server *s, uint32_t uid, bool engines_only);
+uint64_t session_next_ns(const struct server *s);
 
 /* Ends a session at the end of the turn: socket closed, rights ended. why is for the log. */
 void session_condemn(struct session *ss, const char *why);
@@ -148,6 +196,11 @@ int session_send_error(struct session *ss, int error, const char *fmt, ...)
 struct session *session_of_client(struct server *s, unsigned client);
 
 /* ---- grants.c ------------------------------------------------------------------------------ */
+int grants_new(struct server *s);
+void grants_free(struct server *s);
+uint64_t grants_next_ns(const struct server *s); /* when something put off is tried again */
+/* The session closes this space: an answer on its way is not for whoever comes after. */
+void grants_space_closed(struct session *ss, uint32_t handle);
 /* Empties core_next_slab() into the worker and core_next_member() into sockets and rings. */
 void grants_turn(struct server *s);
 int grants_ack(struct session *ss, const struct kvb_msg_grant_ack *ack); /* -EPROTO */

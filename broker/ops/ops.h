@@ -6,27 +6,16 @@
  *
  * Each operation family has a file; ops.c has the table. An operation works on a slice of its
  * operands and says whether it is finished; the ring calls it again with the same struct ring_op
- * next turn if not. Nothing here trusts an entry: it is the ring's private copy, and operands are
+ * if not. Nothing here trusts an entry: it is the ring's private copy, and operands are
  * copied by ring_copy_operands() before they are looked at.
  */
 
 #include "broker/io/ring.h"
 
 enum ops_verdict {
-	OPS_DONE,	/* result is in *cqe */
-	OPS_MORE,	/* call again */
-	OPS_PARK,	/* waits for memory; ops_retry() looks again */
-	OPS_MALFORMED,	/* -EINVAL, and a mark against the client */
-};
-
-/* Room for one slice of operands, and of results, of any operation. */
-struct ops_scratch {
-	union {
-		kvb_page_t pages[RING_SLICE];
-		struct kvb_hash hashes[RING_SLICE];
-		struct kvb_seal seals[RING_SLICE];
-		struct kvb_ns_open ns_open;
-	} in;
+	OPS_DONE, /* the result is in *cqe */
+	OPS_MORE, /* call again: out of budget */
+	OPS_PARK, /* waits for memory: call again now and then */
 };
 
 /* Checks what can be checked without running: opcode, flags, reserved and unused fields, operand
@@ -35,6 +24,16 @@ int ops_check(const struct ring *r, const struct kvb_sqe *sqe);
 
 /* Runs one slice; *units is decreased by what it cost. cqe: user_data is already set. */
 enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+
+/* ---- for the operations --------------------------------------------------------------------- */
+
+/* The member behind the entry's space handle; NULL: the client's mistake, -ENOENT. */
+struct core_member *ops_member(struct ring *r, const struct ring_op *op);
+/* How many operands to do now, at least one; taken from *units. */
+uint32_t ops_slice(const struct ring_op *op, uint32_t *units);
+/* What a slice of `asked` operands came to; fills *cqe when the entry is finished with it. */
+enum ops_verdict ops_batch(struct ring_op *op, const struct core_batch *b, uint32_t asked, struct kvb_cqe *cqe);
+enum ops_verdict ops_fail(struct kvb_cqe *cqe, int error);
 
 /* ops/pages.c */
 enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Growth, and whose memory makes room for it.
+ *
+ * What tenant.c admits is granted at once. When it does not, slabs are revoked, in this order:
+ *
+ *   1. of spaces without a member (caches nobody has open), least recently used first, from any
+ *      tenant that stays at or above its min, the asker's own included;
+ *   2. of tenants above their high;
+ *   3. of the tenant that has most above its min for its weight, as long as it keeps, after the
+ *      loss, no less for its weight than the asker has after the gain. So shares settle by weight
+ *      and do not swing back.
+ *
+ * 2 and 3 only serve an asker that is not above its own high. A tenant at its max can only be served
+ * from its own spaces without members. Revocation takes time: the asker asks again.
+ */
+
+#include "broker/core/internal.h"
+
+/* What a tenant has left on a device once what is being revoked from it has gone. */
+static uint64_t settled(const struct core_budget *b)
+{
+	return b->used_bytes - b->draining_bytes;
+}
+
+static bool has_live(const struct core_space *s)
+{
+	for (unsigned w = 0; w < CORE_SLOT_WORDS; w++) {
+		if (s->live[w])
+			return true;
+	}
+	return false;
+}
+
+static bool may_lose(const struct core_budget *b, uint64_t bytes)
+{
+	return settled(b) >= bytes && settled(b) - bytes >= b->min_bytes;
+}
+
+/* Rule 1. own_only: the asker is at its max. */
+static struct core_space *idle_space(const struct core *c, const struct core_space *asker, bool own_only)
+{
+	struct core_space *best = NULL;
+
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		struct core_space *s = &c->spaces[i];
+		bool own = s->tenant == asker->tenant;
+
+		if (!s->used || s->members || s == asker || s->device != asker->device || !has_live(s))
+			continue;
+		if (!own && (own_only || !may_lose(&c->tenants[s->tenant].budget[s->device], s->slab_bytes)))
+			continue;
+		if (!best || s->used_ns < best->used_ns)
+			best = s;
+	}
+	return best;
+}
+
+/* Bytes above min for each unit of weight, `delta` slabs' bytes from now. */
+static double share(const struct core_budget *b, int64_t delta)
+{
+	double above = (double)settled(b) + (double)delta - (double)b->min_bytes;
+
+	return above / b->weight;
+}
+
+/* Rules 2 and 3: the tenant to take from, or -1. */
+static int richest_tenant(const struct core *c, const struct core_space *asker)
+{
+	const struct core_budget *mine = &c->tenants[asker->tenant].budget[asker->device];
+	double floor = share(mine, (int64_t)asker->slab_bytes), most = 0;
+	bool best_high = false;
+	int best = -1;
+
+	if (settled(mine) > mine->high_bytes)
+		return -1;
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		const struct core_space *s = &c->spaces[i];
+		const struct core_budget *b = &c->tenants[s->tenant].budget[asker->device];
+		bool high = settled(b) > b->high_bytes;
+		double left = share(b, -(int64_t)s->slab_bytes);
+
+		if (!s->used || s->device != asker->device || s->tenant == asker->tenant || !has_live(s) ||
+		    !may_lose(b, s->slab_bytes) || (!high && left < floor))
+			continue;
+		if (best < 0 || high > best_high || (high == best_high && left > most)) {
+			best = (int)i;
+			best_high = high;
+			most = left;
+		}
+	}
+	return best < 0 ? -1 : c->spaces[best].tenant;
+}
+
+/* The space of a tenant that misses a slab least: the one longest unused. */
+static struct core_space *coldest_space(const struct core *c, unsigned tenant, unsigned device)
+{
+	struct core_space *best = NULL;
+
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		struct core_space *s = &c->spaces[i];
+
+		if (s->used && s->tenant == tenant && s->device == device && has_live(s) &&
+		    (!best || s->used_ns < best->used_ns))
+			best = s;
+	}
+	return best;
+}
+
+/* Starts revoking until about `bytes` are on their way. False: there is nothing to hope for. */
+static bool make_room(struct core *c, const struct core_space *asker, uint64_t bytes, bool own_only)
+{
+	const struct core_device *d = &c->h->device[asker->device];
+	const struct core_budget *mine = &c->tenants[asker->tenant].budget[asker->device];
+
+	while ((own_only ? mine->draining_bytes : d->draining_bytes) < bytes) {
+		struct core_space *s = idle_space(c, asker, own_only);
+		int tenant;
+
+		if (!s && !own_only) {
+			tenant = richest_tenant(c, asker);
+			s = tenant < 0 ? NULL : coldest_space(c, (unsigned)tenant, asker->device);
+		}
+		if (!s)
+			break;
+		core_space_shrink_one(c, s, CORE_REVOKE_GRACE_NS);
+	}
+	return (own_only ? mine->draining_bytes : d->draining_bytes) > 0;
+}
+
+int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs, uint64_t slots[CORE_SLOT_WORDS])
+{
+	struct core_space *s = &c->spaces[m->space];
+	uint32_t n = 0;
+	int r = 0;
+
+	for (; n < slabs && s->slabs < s->slots; n++) {
+		int slab;
+
+		r = core_budget_admit(c, s->tenant, s->device, s->slab_bytes);
+		if (r < 0)
+			break;
+		slab = core_slab_create(c, s);
+		if (slab < 0)
+			return n ? (int)n : slab;
+		core_budget_charge(c, s->tenant, s->device, s->slab_bytes);
+		if (slots)
+			bit_set(slots, c->slabs[slab].slot);
+	}
+	if (n || !slabs)
+		return (int)n;
+	if (!r) /* every slot is taken */
+		return -ENOSPC;
+	if (make_room(c, s, (slabs - n) * s->slab_bytes, r == -EDQUOT))
+		return 0;
+	c->tenants[s->tenant].refusals++;
+	return r;
+}
+
+void core_budget_converge(struct core *c, unsigned tenant, unsigned device)
+{
+	const struct core_budget *b = &c->tenants[tenant].budget[device];
+
+	while (settled(b) > b->max_bytes) {
+		struct core_space *s = coldest_space(c, tenant, device);
+
+		if (!s)
+			break;
+		core_space_shrink_one(c, s, CORE_REVOKE_GRACE_NS);
+	}
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What the files of the core share and nobody else calls.
+ *
+ * Each transition of a page, a lease or a slab is one function here or in its file, so that the
+ * counters that must agree with it (core_check()) change in one place.
+ */
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "broker/core/core.h"
+#include "broker/policy/policy.h"
+
+/* ---- bit sets ------------------------------------------------------------------------------ */
+
+static inline bool bit_test(const uint64_t *set, unsigned bit)
+{
+	return set[bit / 64] >> (bit % 64) & 1;
+}
+
+static inline void bit_set(uint64_t *set, unsigned bit)
+{
+	set[bit / 64] |= 1ull << (bit % 64);
+}
+
+static inline void bit_clear(uint64_t *set, unsigned bit)
+{
+	set[bit / 64] &= ~(1ull << (bit % 64));
+}
+
+/* ---- where a page is ----------------------------------------------------------------------- */
+
+static inline struct core_slab *core_slab_of(const struct core *c, uint32_t page)
+{
+	return &c->slabs[c->units[page / CORE_UNIT_PAGES]];
+}
+
+static inline unsigned core_slab_index(const struct core *c, const struct core_slab *slab)
+{
+	return (unsigned)(slab - c->slabs);
+}
+
+static inline unsigned core_space_index(const struct core *c, const struct core_space *s)
+{
+	return (unsigned)(s - c->spaces);
+}
+
+static inline kvb_page_t core_name_in(const struct core *c, const struct core_slab *slab, uint32_t page)
+{
+	return KVB_PAGE(c->pages[page].gen, slab->slot * slab->pages + (page - slab->base));
+}
+
+/* The record a client's page id stands for in a space, generation not yet compared; CORE_NONE. */
+static inline uint32_t core_page_locate(const struct core *c, const struct core_space *s, kvb_page_t name)
+{
+	uint32_t id = KVB_PAGE_ID(name);
+	uint32_t slot = id / s->pages_per_slab;
+	const struct core_slab *slab;
+
+	if (slot >= s->slots || s->slab_of_slot[slot] == CORE_NONE16)
+		return CORE_NONE;
+	slab = &c->slabs[s->slab_of_slot[slot]];
+	if (slab->state != CORE_SLAB_LIVE && slab->state != CORE_SLAB_DRAINING)
+		return CORE_NONE;
+	return slab->base + id % s->pages_per_slab;
+}
+
+static inline bool core_page_stale(const struct core *c, const struct core_page *p)
+{
+	return p->epoch != c->namespaces[p->ns].epoch;
+}
+
+static inline bool core_page_expired(const struct core *c, const struct core_page *p)
+{
+	return p->expire_s && p->expire_s <= c->now_s;
+}
+
+/* ---- index.c ------------------------------------------------------------------------------- */
+
+/* What keys of one batch have in common, mixed with the boot's secret. */
+struct core_index_seed {
+	uint64_t a, b;
+};
+
+/* A key: where it hashes to, and what a page must equal to be under it. */
+struct core_key {
+	struct kvb_hash hash;
+	uint64_t salt;
+	uint16_t ns;
+	uint16_t space;
+	uint32_t epoch;
+};
+
+struct core_index_seed core_index_seed(const struct core *c, unsigned space, unsigned ns, uint64_t salt);
+uint64_t core_index_mix(const struct core *c, struct core_index_seed seed, const struct kvb_hash *hash);
+void core_index_prefetch(const struct core *c, uint64_t mix);
+/* First page of the home group whose tag fits, to prefetch its record; CORE_NONE. */
+uint32_t core_index_candidate(const struct core *c, uint64_t mix);
+uint32_t core_index_find(const struct core *c, uint64_t mix, const struct core_key *key);
+void core_index_insert(struct core *c, uint64_t mix, uint32_t page);
+void core_index_remove(struct core *c, uint32_t page); /* by the page's own key */
+
+/* ---- page.c: transitions ------------------------------------------------------------------- */
+
+/* Whatever its counters said before, the record is free from here on, under a new generation. */
+void core_page_make_free(struct core *c, uint32_t page);
+/* FILLING or QUARANTINE -> no holder; the caller makes it SEALED or free. */
+void core_page_unhold(struct core *c, struct core_member *m, uint32_t page);
+/* FREE record (already taken out of the bitmap) or evicted page -> FILLING of m. */
+void core_page_hold(struct core *c, struct core_member *m, uint32_t page, bool magazine);
+/* SEALED -> out of the index; it goes when its last lease goes. */
+void core_page_unindex(struct core *c, uint32_t page);
+/* SEALED and unleased -> no state; the caller makes it free or FILLING. */
+void core_page_unseal(struct core *c, uint32_t page);
+
+/* ---- lease.c ------------------------------------------------------------------------------- */
+
+uint32_t core_lease_find(const struct core *c, unsigned client, uint32_t page); /* CORE_NONE */
+int core_lease_take(struct core *c, struct core_member *m, uint32_t page);	   /* 0, -EDQUOT */
+/* The record goes, and the page becomes a candidate, or free, if it was the last. */
+void core_lease_end(struct core *c, struct core_member *m, uint32_t lease);
+void core_page_unleased(struct core *c, uint32_t page);
+
+/* ---- slab.c, space.c, client.c ------------------------------------------------------------- */
+
+/* Index, or -ENOSPC when the tables have no room. Charges nothing: grow.c does. */
+int core_slab_create(struct core *c, struct core_space *s);
+void core_slab_revoke(struct core *c, struct core_slab *slab, uint64_t grace_ns);
+void core_slab_try_close(struct core *c, struct core_slab *slab);
+void core_slab_unmap(struct core *c, struct core_member *m, unsigned slot); /* m gives up its memory */
+bool core_space_shrink_one(struct core *c, struct core_space *s, uint64_t grace_ns);
+void core_space_try_free(struct core *c, struct core_space *s);
+void core_member_remove(struct core *c, struct core_member *m);
+struct core_member *core_member_of(struct core *c, unsigned client, unsigned space);
+void core_space_recall(struct core *c, struct core_space *s, const struct core_member *except);
+
+/* ---- tenant.c ------------------------------------------------------------------------------ */
+
+/* 0; -EDQUOT above max; -ENOSPC what is free is promised to others. */
+int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
+void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
+void core_budget_release(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
+
+/* grow.c: revokes what the tenant has above its max, after the max was lowered. */
+void core_budget_converge(struct core *c, unsigned tenant, unsigned device);
+
+/* ---- text.c -------------------------------------------------------------------------------- */
+
+/* "3.1G": a size for people. Returns text. */
+struct core_size_text {
+	char text[24];
+};
+struct core_size_text core_size(uint64_t bytes);
+int core_say(char *why, size_t why_bytes, int error, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * SEAL and LOOKUP: pages under keys.
+ *
+ * Both touch, for a key, one index line and one page record, far apart in memory. So a batch is
+ * worked in stages over a window of keys: mix and prefetch index lines; probe tags and prefetch
+ * records; then compare and act. The window starts small, since most lookups that miss do so early.
+ *
+ * What a lookup returns was completely written, under that key, in this epoch (I5): only SEAL puts
+ * a page in the index, an epoch is part of the key, and a page leaves the index before it is reused.
+ */
+
+#include "broker/core/internal.h"
+
+#define WINDOW 32u
+#define WINDOW_FIRST 8u
+
+struct window {
+	uint64_t mix[WINDOW];
+	uint32_t n;
+};
+
+static void window_mix(struct window *w, const struct core *c, struct core_index_seed seed,
+		       const struct kvb_hash *hash, uint32_t n, size_t step)
+{
+	const char *at = (const char *)hash;
+
+	w->n = n;
+	for (uint32_t i = 0; i < n; i++, at += step) {
+		w->mix[i] = core_index_mix(c, seed, (const struct kvb_hash *)(const void *)at);
+		core_index_prefetch(c, w->mix[i]);
+	}
+}
+
+static void window_probe(const struct window *w, const struct core *c)
+{
+	for (uint32_t i = 0; i < w->n; i++) {
+		uint32_t page = core_index_candidate(c, w->mix[i]);
+
+		if (page != CORE_NONE)
+			__builtin_prefetch(&c->pages[page], 1);
+	}
+}
+
+/* The page a client may be given under a key: resident, of this epoch, not expired, slab live. */
+static uint32_t find_usable(const struct core *c, uint64_t mix, const struct core_key *key)
+{
+	uint32_t page = core_index_find(c, mix, key);
+
+	if (page == CORE_NONE || core_page_expired(c, &c->pages[page]) ||
+	    core_slab_of(c, page)->state != CORE_SLAB_LIVE)
+		return CORE_NONE;
+	return page;
+}
+
+static void count_lookup(struct core *c, struct core_member *m, struct core_ns *ns, uint32_t keys,
+			 uint32_t hits)
+{
+	struct core_tenant *t = &c->tenants[ns->tenant];
+
+	c->h->n.lookups++;
+	c->h->n.lookup_keys += keys;
+	c->h->n.lookup_hits += hits;
+	t->lookups++;
+	t->lookup_keys += keys;
+	t->lookup_hits += hits;
+	ns->lookups++;
+	ns->lookup_keys += keys;
+	ns->lookup_hits += hits;
+	ns->used_ns = c->now_ns;
+	c->spaces[m->space].used_ns = c->now_ns;
+}
+
+/* One key: 1 leased, 0 a miss, -errno when the run ends here; *flags says more. */
+static int lookup_one(struct core *c, struct core_member *m, uint64_t mix, const struct core_key *key,
+		      uint32_t *flags, kvb_page_t *ret)
+{
+	uint32_t page = find_usable(c, mix, key);
+	struct core_page *p = &c->pages[page];
+	struct core_slab *slab;
+	int r;
+
+	if (page == CORE_NONE)
+		return 0;
+	slab = core_slab_of(c, page);
+	if (!bit_test(m->acked, slab->slot)) {
+		if (bit_test(m->refused, slab->slot))
+			return 0;
+		*flags |= KVB_CQE_GRANT_PENDING;
+		return -EAGAIN;
+	}
+	r = core_lease_take(c, m, page);
+	if (r < 0)
+		return r;
+	if (p->hits != UINT16_MAX)
+		p->hits++;
+	*ret = core_name_in(c, slab, page);
+	return 1;
+}
+
+struct core_batch core_lookup(struct core *c, struct core_member *m, struct core_lookup *lk,
+			      const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret)
+{
+	struct core_ns *ns = &c->namespaces[lk->ns];
+	struct core_key key = { .salt = lk->salt, .ns = lk->ns, .space = m->space, .epoch = ns->epoch };
+	struct core_index_seed seed = core_index_seed(c, m->space, lk->ns, lk->salt);
+	uint32_t room = WINDOW_FIRST, hits = 0;
+	struct core_batch b = { 0 };
+	struct window w;
+
+	while (b.done < n) {
+		window_mix(&w, c, seed, hash + b.done, n - b.done < room ? n - b.done : room, sizeof(*hash));
+		window_probe(&w, c);
+		for (uint32_t i = 0; i < w.n; i++) {
+			int r;
+
+			key.hash = hash[b.done];
+			ret[b.done] = KVB_PAGE_NONE;
+			r = lookup_one(c, m, w.mix[i], &key, &b.flags, &ret[b.done]);
+			if (r < 0) {
+				b.status = r == -EAGAIN ? 0 : r;
+				b.flags |= KVB_CQE_STOPPED;
+				goto out;
+			}
+			if (!r && !lk->all) {
+				lk->broken = true;
+				goto out;
+			}
+			if (!r)
+				lk->broken = true;
+			hits += (uint32_t)r;
+			lk->lead += !lk->broken;
+			b.done++;
+		}
+		room = WINDOW;
+	}
+out:
+	count_lookup(c, m, ns, n, hits);
+	return b;
+}
+
+/* Makes room for a key whose page may not be given out any more. */
+static void displace(struct core *c, uint32_t page)
+{
+	core_page_unindex(c, page);
+	if (!c->pages[page].leases) {
+		core_page_unseal(c, page);
+		core_page_make_free(c, page);
+	}
+}
+
+/* FILLING page of m -> SEALED under key. The lease comes first: it is what can fail. */
+static int seal_new(struct core *c, struct core_member *m, uint32_t page, uint64_t mix,
+		    const struct core_key *key, uint32_t depth)
+{
+	struct core_page *p = &c->pages[page];
+	struct core_ns *ns = &c->namespaces[key->ns];
+	int r = core_lease_take(c, m, page);
+
+	if (r < 0)
+		return r;
+	core_page_unhold(c, m, page);
+	p->state = CORE_PAGE_SEALED;
+	p->hash = key->hash;
+	p->salt = key->salt;
+	p->ns = key->ns;
+	p->epoch = key->epoch;
+	p->depth = depth < UINT16_MAX ? (uint16_t)depth : UINT16_MAX;
+	p->used_s = c->now_s;
+	core_slab_of(c, page)->sealed++;
+	ns->pages++;
+	ns->pages_current++;
+	core_index_insert(c, mix, page);
+	return 0;
+}
+
+static int seal_one(struct core *c, struct core_member *m, uint64_t mix, const struct core_key *key,
+		    const struct kvb_seal *seal, uint32_t *flags, kvb_page_t *ret)
+{
+	uint32_t page = core_page_locate(c, &c->spaces[m->space], seal->page);
+	const struct core_page *p = &c->pages[page == CORE_NONE ? 0 : page];
+	uint32_t there;
+	int r;
+
+	if (page == CORE_NONE || p->gen != KVB_PAGE_GEN(seal->page) ||
+	    p->state != CORE_PAGE_FILLING || p->owner != m->client)
+		return -ENOENT;
+	if (seal->resv)
+		return -EINVAL;
+	there = core_index_find(c, mix, key);
+	if (there != CORE_NONE && find_usable(c, mix, key) != CORE_NONE) {
+		r = lookup_one(c, m, mix, key, flags, ret);
+		if (r == 0) /* in a slab the caller could not map: it can have no page under this key */
+			return -EEXIST;
+		c->h->n.seal_dups += r > 0;
+		return r < 0 ? r : 0;
+	}
+	r = seal_new(c, m, page, mix, key, seal->depth);
+	if (r < 0)
+		return r;
+	if (there != CORE_NONE)
+		displace(c, there);
+	*ret = seal->page;
+	return 0;
+}
+
+struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, uint64_t epoch,
+			    uint64_t salt, const struct kvb_seal *seal, uint32_t n, kvb_page_t *ret)
+{
+	struct core_ns *space_ns = &c->namespaces[ns];
+	struct core_key key = { .salt = salt, .ns = (uint16_t)ns, .space = m->space, .epoch = space_ns->epoch };
+	struct core_index_seed seed = core_index_seed(c, m->space, ns, salt);
+	struct core_batch b = { 0 };
+	struct window w;
+
+	if (epoch != space_ns->epoch) {
+		space_ns->stale_seals++;
+		b.status = -ESTALE;
+		return b;
+	}
+	while (b.done < n) {
+		uint32_t chunk = n - b.done < WINDOW ? n - b.done : WINDOW;
+
+		window_mix(&w, c, seed, &seal[b.done].hash, chunk, sizeof(*seal));
+		for (uint32_t i = 0; i < chunk; i++) {
+			uint32_t at = core_page_locate(c, &c->spaces[m->space], seal[b.done + i].page);
+
+			if (at != CORE_NONE)
+				__builtin_prefetch(&c->pages[at], 1);
+		}
+		for (uint32_t i = 0; i < chunk; i++) {
+			int r;
+
+			key.hash = seal[b.done].hash;
+			r = seal_one(c, m, w.mix[i], &key, &seal[b.done], &b.flags, &ret[b.done]);
+			if (r < 0) {
+				b.status = r == -EAGAIN ? 0 : r;
+				b.flags |= KVB_CQE_STOPPED;
+				goto out;
+			}
+			b.done++;
+		}
+	}
+out:
+	c->h->n.seals += b.done;
+	c->tenants[space_ns->tenant].seals += b.done;
+	return b;
+}
+
+uint32_t core_page_find(const struct core *c, unsigned space, unsigned ns, uint64_t salt,
+			const struct kvb_hash *hash)
+{
+	struct core_key key = {
+		.hash = *hash,
+		.salt = salt,
+		.ns = (uint16_t)ns,
+		.space = (uint16_t)space,
+		.epoch = c->namespaces[ns].epoch,
+	};
+	uint64_t mix = core_index_mix(c, core_index_seed(c, space, ns, salt), hash);
+
+	return find_usable(c, mix, &key);
+}

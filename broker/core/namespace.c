@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Namespaces: what cached bytes are bytes of, and in which version.
+ *
+ * A namespace belongs to a tenant and is named by a digest. Its epoch is part of every key, so a
+ * bump makes all its pages unreachable at once: one increment, which cannot fail (I6). The pages
+ * themselves go when they are evicted, when their last lease ends, or when the sweep that a bump
+ * starts (work.c) comes by.
+ */
+
+#include "broker/core/internal.h"
+
+static int ns_find(const struct core *c, unsigned tenant, const uint8_t digest[32])
+{
+	for (unsigned i = 0; i < c->h->limits.namespaces; i++) {
+		const struct core_ns *ns = &c->namespaces[i];
+
+		if (ns->used && ns->tenant == tenant && !memcmp(ns->digest, digest, sizeof(ns->digest)))
+			return (int)i;
+	}
+	return -ENOENT;
+}
+
+/* A record nobody uses: never used, else the one longest unused that has no page and no client. */
+static int ns_take(struct core *c)
+{
+	int oldest = -ENOSPC;
+
+	for (unsigned i = 0; i < c->h->limits.namespaces; i++) {
+		const struct core_ns *ns = &c->namespaces[i];
+
+		if (!ns->used)
+			return (int)i;
+		if (!ns->refs && !ns->pages &&
+		    (oldest < 0 || ns->used_ns < c->namespaces[oldest].used_ns))
+			oldest = (int)i;
+	}
+	return oldest;
+}
+
+static int ns_create(struct core *c, unsigned tenant, const uint8_t digest[32])
+{
+	int i = ns_take(c);
+	struct core_ns *ns;
+
+	if (i < 0)
+		return i;
+	ns = &c->namespaces[i];
+	memset(ns, 0, sizeof(*ns));
+	ns->used = 1;
+	ns->tenant = (uint16_t)tenant;
+	ns->epoch = 1;
+	memcpy(ns->digest, digest, sizeof(ns->digest));
+	return i;
+}
+
+int core_ns_open(struct core *c, unsigned client, const struct kvb_ns_open *open, struct kvb_ns_info *ret)
+{
+	struct core_client *cl = &c->clients[client];
+	int handle = -ENOSPC, i;
+
+	if (open->flags & ~KVB_NS_ADMIN || open->resv)
+		return -EINVAL;
+	i = ns_find(c, cl->tenant, open->digest);
+	for (int h = KVB_NS_MAX - 1; h >= 0; h--) {
+		if (i >= 0 && cl->ns[h].ns == i) {
+			handle = h;
+			break;
+		}
+		if (cl->ns[h].ns == CORE_NONE16)
+			handle = h;
+	}
+	if (handle < 0)
+		return handle;
+	if (i < 0)
+		i = ns_create(c, cl->tenant, open->digest);
+	if (i < 0)
+		return i;
+
+	if (cl->ns[handle].ns == CORE_NONE16) {
+		cl->ns[handle].ns = (uint16_t)i;
+		cl->ns[handle].flags = 0;
+		c->namespaces[i].refs++;
+	}
+	cl->ns[handle].flags |= (uint16_t)open->flags;
+	c->namespaces[i].used_ns = c->now_ns;
+	ret->ns = (uint32_t)handle;
+	ret->flags = cl->ns[handle].flags;
+	ret->epoch = c->namespaces[i].epoch;
+	return 0;
+}
+
+int core_ns_get(const struct core *c, unsigned client, uint32_t handle)
+{
+	const struct core_client *cl = &c->clients[client];
+
+	if (handle >= KVB_NS_MAX || cl->ns[handle].ns == CORE_NONE16)
+		return -ENOENT;
+	return cl->ns[handle].ns;
+}
+
+int core_epoch_bump(struct core *c, unsigned client, uint32_t handle, uint64_t *ret_epoch)
+{
+	int ns = core_ns_get(c, client, handle);
+
+	if (ns < 0)
+		return ns;
+	if (!(c->clients[client].ns[handle].flags & KVB_NS_ADMIN))
+		return -EPERM;
+	core_ns_bump(c, (unsigned)ns);
+	*ret_epoch = c->namespaces[ns].epoch;
+	return 0;
+}
+
+void core_ns_bump(struct core *c, unsigned ns)
+{
+	struct core_ns *n = &c->namespaces[ns];
+
+	assert(n->used);
+	n->epoch++;
+	c->h->pages_stale += n->pages_current;
+	n->pages_current = 0;
+	c->h->sweep_left = c->h->units_high * CORE_UNIT_PAGES;
+}

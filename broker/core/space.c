@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Spaces: one arrangement of addresses that its members share.
+ *
+ * Geometry. Page `id` of region r lies at base(r) + id * stride, with no gap, whatever the stride:
+ * so the part of a slab in one region is a whole number of handles and a whole number of pages, the
+ * least such number. For a stride that divides the handle that is one handle; a stride with an odd
+ * factor f needs f of them.
+ *
+ * A space belongs to one tenant, hence to one trust domain. It outlives its members: what they
+ * sealed stays for those who come back, until the memory is wanted elsewhere.
+ */
+
+#include "broker/core/internal.h"
+
+/* Called back at most this often while a space is short of pages. */
+#define RECALL_EVERY_NS (10ull * 1000 * 1000)
+
+static uint64_t common_divisor(uint64_t a, uint64_t b)
+{
+	while (b) {
+		uint64_t rest = a % b;
+
+		a = b;
+		b = rest;
+	}
+	return a;
+}
+
+/* 0, or -EINVAL: no slab of this shape fits the device or the numbers do not make sense. */
+static int set_geometry(struct core_space *s, const struct core_device *d, uint32_t regions, uint64_t stride_bytes)
+{
+	uint64_t divisor, pages, handles, slots;
+
+	if (!regions || regions > KVB_REGIONS_MAX || !stride_bytes || stride_bytes % 64 ||
+	    stride_bytes > d->capacity_bytes)
+		return -EINVAL;
+	divisor = common_divisor(stride_bytes, d->handle_bytes);
+	pages = d->handle_bytes / divisor;
+	handles = stride_bytes / divisor;
+	if (handles > d->capacity_bytes / d->handle_bytes / regions)
+		return -EINVAL;
+	s->slab_bytes = regions * handles * d->handle_bytes;
+	slots = d->capacity_bytes / s->slab_bytes;
+	s->regions = regions;
+	s->stride_bytes = stride_bytes;
+	s->handle_bytes = d->handle_bytes;
+	s->handles_per_region = (uint32_t)handles;
+	s->pages_per_slab = (uint32_t)pages;
+	s->slots = slots < KVB_SLOTS_MAX ? (uint32_t)slots : KVB_SLOTS_MAX;
+	return 0;
+}
+
+static int space_find(const struct core *c, unsigned tenant, const struct core_space *like)
+{
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		const struct core_space *s = &c->spaces[i];
+
+		if (s->used && s->tenant == tenant && s->device == like->device &&
+		    s->regions == like->regions && s->stride_bytes == like->stride_bytes &&
+		    s->tag == like->tag)
+			return (int)i;
+	}
+	return -ENOENT;
+}
+
+static int space_create(struct core *c, unsigned tenant, const struct core_space *like)
+{
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		struct core_space *s = &c->spaces[i];
+
+		if (s->used)
+			continue;
+		*s = *like;
+		s->used = 1;
+		s->tenant = (uint16_t)tenant;
+		s->member = CORE_NONE16;
+		s->cold = CORE_NONE;
+		s->hot = CORE_NONE;
+		s->used_ns = c->now_ns;
+		memset(s->slab_of_slot, 0xff, sizeof(s->slab_of_slot));
+		return (int)i;
+	}
+	return -ENOSPC;
+}
+
+/* A record for a membership, zeroed; NULL: the table is full. */
+static struct core_member *member_take(struct core *c)
+{
+	for (unsigned i = 0; i < c->h->limits.members; i++) {
+		struct core_member *m = &c->members[i];
+
+		/* one that is still on the to-do list would have its link overwritten */
+		if (m->used || m->todo)
+			continue;
+		memset(m, 0, sizeof(*m));
+		return m;
+	}
+	return NULL;
+}
+
+int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal, uint32_t regions,
+		    uint64_t stride_bytes, uint64_t tag)
+{
+	struct core_client *cl = &c->clients[client];
+	struct core_space like = { .tag = tag };
+	int device = core_device_find(c, kind, ordinal);
+	struct core_member *m;
+	int handle = -ENOSPC, space;
+
+	if (device < 0)
+		return device;
+	like.device = (uint8_t)device;
+	if (set_geometry(&like, &c->h->device[device], regions, stride_bytes) < 0)
+		return -EINVAL;
+	space = space_find(c, cl->tenant, &like);
+	if (space >= 0 && core_member_of(c, client, (unsigned)space))
+		return core_member_of(c, client, (unsigned)space)->handle;
+	for (int h = KVB_SPACES_MAX - 1; h >= 0; h--) {
+		if (cl->member[h] == CORE_NONE16)
+			handle = h;
+	}
+	m = handle < 0 ? NULL : member_take(c);
+	if (m && space < 0)
+		space = space_create(c, cl->tenant, &like);
+	if (!m || space < 0)
+		return -ENOSPC;
+
+	m->used = 1;
+	m->client = (uint16_t)client;
+	m->space = (uint16_t)space;
+	m->handle = (uint16_t)handle;
+	m->space_next = c->spaces[space].member;
+	c->spaces[space].member = (uint16_t)core_member_index(c, m);
+	c->spaces[space].members++;
+	cl->member[handle] = (uint16_t)core_member_index(c, m);
+	core_member_kick(c, m);
+	return handle;
+}
+
+void core_space_try_free(struct core *c, struct core_space *s)
+{
+	if (!s->members && !s->slabs)
+		s->used = 0;
+}
+
+void core_space_recall(struct core *c, struct core_space *s, const struct core_member *except)
+{
+	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next) {
+		struct core_member *m = &c->members[i];
+
+		if (m == except || !m->magazine || c->clients[m->client].state != CORE_CLIENT_ATTACHED ||
+		    (m->recalled_ns && c->now_ns - m->recalled_ns < RECALL_EVERY_NS))
+			continue;
+		m->recalled_ns = c->now_ns;
+		m->recall = 1;
+		core_member_kick(c, m);
+	}
+}
+
+/* Emptiest slab first; of equals the highest, because allocation prefers the lowest. */
+bool core_space_shrink_one(struct core *c, struct core_space *s, uint64_t grace_ns)
+{
+	struct core_slab *best = NULL;
+
+	for (unsigned slot = s->slots; slot-- > 0;) {
+		struct core_slab *slab;
+
+		if (!bit_test(s->live, slot))
+			continue;
+		slab = &c->slabs[s->slab_of_slot[slot]];
+		if (!best || slab->held < best->held ||
+		    (slab->held == best->held && slab->free > best->free))
+			best = slab;
+	}
+	if (best)
+		core_slab_revoke(c, best, grace_ns);
+	return best;
+}
+
+int core_space_shrink(struct core *c, unsigned space, uint32_t slabs, uint64_t grace_ns)
+{
+	uint32_t n = 0;
+
+	assert(space < c->h->limits.spaces && c->spaces[space].used);
+	while (n < slabs && core_space_shrink_one(c, &c->spaces[space], grace_ns))
+		n++;
+	return (int)n;
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Devices, tenants and their budgets.
+ *
+ * On each device a tenant has min <= high <= max and a weight. What is charged is slabs, from the
+ * moment their memory is asked for until the device has taken it back. Two rules keep the promises:
+ *
+ *   a slab is granted only while used + slab <= max;
+ *   what is free never falls below what the minima still promise: free >= sum of (min - used) over
+ *   tenants below their min. Memory a tenant does not use of its min is not lent.
+ *
+ * So a tenant below its min is never refused memory the min promises (I7), in any order of
+ * requests. Everything above the minima is lent by weight (grow.c).
+ */
+
+#include "broker/core/internal.h"
+
+int core_device_find(const struct core *c, uint32_t kind, uint32_t ordinal)
+{
+	for (unsigned i = 0; i < CORE_DEVICES_MAX; i++) {
+		const struct core_device *d = &c->h->device[i];
+
+		if (d->state != CORE_DEVICE_NONE && d->kind == kind && d->ordinal == ordinal)
+			return (int)i;
+	}
+	return -ENODEV;
+}
+
+int core_device_add(struct core *c, uint32_t kind, uint32_t ordinal, const char *name,
+		    uint64_t capacity_bytes, uint64_t handle_bytes)
+{
+	assert(handle_bytes && (handle_bytes & (handle_bytes - 1)) == 0);
+	if (core_device_find(c, kind, ordinal) >= 0)
+		return -EEXIST;
+	for (unsigned i = 0; i < CORE_DEVICES_MAX; i++) {
+		struct core_device *d = &c->h->device[i];
+
+		if (d->state != CORE_DEVICE_NONE)
+			continue;
+		memset(d, 0, sizeof(*d));
+		d->state = CORE_DEVICE_READY;
+		d->kind = kind;
+		d->ordinal = ordinal;
+		d->capacity_bytes = capacity_bytes / handle_bytes * handle_bytes;
+		d->handle_bytes = handle_bytes;
+		memcpy(d->name, name, strnlen(name, sizeof(d->name) - 1));
+		for (unsigned t = 0; t < c->h->limits.tenants; t++) {
+			struct core_budget *b = &c->tenants[t].budget[i];
+
+			b->high_bytes = UINT64_MAX;
+			b->max_bytes = UINT64_MAX;
+			b->weight = 1;
+		}
+		return (int)i;
+	}
+	return -ENOSPC;
+}
+
+static uint64_t unmet_min(const struct core_budget *b)
+{
+	return b->min_bytes > b->used_bytes ? b->min_bytes - b->used_bytes : 0;
+}
+
+/* Sum over all tenants but one (or none: -1). min_sum: the minima; unmet: what they still promise. */
+static void sum_minima(const struct core *c, unsigned device, int except, uint64_t *min_sum, uint64_t *unmet)
+{
+	*min_sum = 0;
+	*unmet = 0;
+	for (unsigned t = 0; t < c->h->limits.tenants; t++) {
+		const struct core_budget *b = &c->tenants[t].budget[device];
+
+		if (!c->tenants[t].used || (int)t == except)
+			continue;
+		*min_sum += b->min_bytes; /* each <= capacity, few tenants: cannot overflow */
+		*unmet += unmet_min(b);
+	}
+}
+
+int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, uint64_t bytes)
+{
+	const struct core_device *d = &c->h->device[device];
+	struct core_budget after = c->tenants[tenant].budget[device];
+	uint64_t min_sum, unmet, free_bytes = d->capacity_bytes - d->granted_bytes;
+
+	if (bytes > after.max_bytes || after.used_bytes > after.max_bytes - bytes)
+		return -EDQUOT;
+	after.used_bytes += bytes;
+	sum_minima(c, device, (int)tenant, &min_sum, &unmet);
+	if (bytes > free_bytes || free_bytes - bytes < unmet + unmet_min(&after))
+		return -ENOSPC;
+	return 0;
+}
+
+void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes)
+{
+	c->tenants[tenant].budget[device].used_bytes += bytes;
+	c->h->device[device].granted_bytes += bytes;
+	c->h->device[device].slabs++;
+}
+
+void core_budget_release(struct core *c, unsigned tenant, unsigned device, uint64_t bytes)
+{
+	assert(c->tenants[tenant].budget[device].used_bytes >= bytes);
+	assert(c->h->device[device].granted_bytes >= bytes);
+	c->tenants[tenant].budget[device].used_bytes -= bytes;
+	c->h->device[device].granted_bytes -= bytes;
+	c->h->device[device].slabs--;
+}
+
+int core_tenant_find(const struct core *c, const char *name)
+{
+	for (unsigned t = 0; t < c->h->limits.tenants; t++) {
+		if (c->tenants[t].used && !strncmp(c->tenants[t].name, name, KVB_NAME_BYTES))
+			return (int)t;
+	}
+	return -ENOENT;
+}
+
+/* Can this device keep these promises to this tenant (-1: a new one) as well? */
+static int check_budget(const struct core *c, unsigned device, int tenant, const struct core_tenant_spec *spec,
+			char *why, size_t why_bytes)
+{
+	const struct core_device *d = &c->h->device[device];
+	uint64_t free_bytes = d->capacity_bytes - d->granted_bytes;
+	uint64_t used = tenant < 0 ? 0 : c->tenants[tenant].budget[device].used_bytes;
+	uint64_t want = spec->min_bytes > used ? spec->min_bytes - used : 0;
+	uint64_t min_sum, unmet, left;
+
+	sum_minima(c, device, tenant, &min_sum, &unmet);
+	left = d->capacity_bytes - min_sum;
+	if (spec->min_bytes > left)
+		return core_say(why, why_bytes, -ENOSPC,
+				"asked %s min for tenant %s; %s of %s on %s is unreserved",
+				core_size(spec->min_bytes).text, spec->name, core_size(left).text,
+				core_size(d->capacity_bytes).text, d->name);
+	if (want > free_bytes || free_bytes - want < unmet)
+		return core_say(why, why_bytes, -ENOSPC,
+				"asked %s min for tenant %s; it uses %s and %s of %s on %s is free, of which "
+				"%s is promised to others: shrink others first",
+				core_size(spec->min_bytes).text, spec->name, core_size(used).text,
+				core_size(free_bytes).text, core_size(d->capacity_bytes).text, d->name,
+				core_size(unmet).text);
+	return 0;
+}
+
+static int check_spec(const struct core *c, const struct core_tenant_spec *spec, char *why, size_t why_bytes)
+{
+	if (!spec->name[0] || strnlen(spec->name, KVB_NAME_BYTES) == KVB_NAME_BYTES)
+		return core_say(why, why_bytes, -EINVAL, "a tenant's name has 1 to %u bytes", KVB_NAME_BYTES - 1);
+	if (spec->min_bytes > spec->high_bytes || spec->high_bytes > spec->max_bytes)
+		return core_say(why, why_bytes, -EINVAL, "tenant %s: min %s, high %s, max %s are not in order",
+				spec->name, core_size(spec->min_bytes).text, core_size(spec->high_bytes).text,
+				core_size(spec->max_bytes).text);
+	if (spec->weight < 1 || spec->weight > 1000)
+		return core_say(why, why_bytes, -EINVAL, "tenant %s: weight %u is not in 1..1000", spec->name,
+				spec->weight);
+	if (spec->device >= (int)CORE_DEVICES_MAX ||
+	    (spec->device >= 0 && c->h->device[spec->device].state == CORE_DEVICE_NONE))
+		return core_say(why, why_bytes, -EINVAL, "tenant %s: no such device", spec->name);
+	return 0;
+}
+
+static int tenant_create(struct core *c, const struct core_tenant_spec *spec, char *why, size_t why_bytes)
+{
+	for (unsigned t = 0; t < c->h->limits.tenants; t++) {
+		struct core_tenant *n = &c->tenants[t];
+
+		if (n->used)
+			continue;
+		memset(n, 0, sizeof(*n));
+		n->used = 1;
+		memcpy(n->name, spec->name, sizeof(n->name));
+		for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
+			n->budget[d].high_bytes = UINT64_MAX;
+			n->budget[d].max_bytes = UINT64_MAX;
+			n->budget[d].weight = 1;
+		}
+		return (int)t;
+	}
+	return core_say(why, why_bytes, -ENOSPC, "tenant %s: the table of %u tenants is full", spec->name,
+			c->h->limits.tenants);
+}
+
+int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dry_run, char *why, size_t why_bytes)
+{
+	int r = check_spec(c, spec, why, why_bytes);
+	int tenant;
+
+	if (r < 0)
+		return r;
+	tenant = core_tenant_find(c, spec->name);
+	for (unsigned d = 0; d < CORE_DEVICES_MAX && !r; d++) {
+		if (c->h->device[d].state != CORE_DEVICE_NONE && (spec->device < 0 || spec->device == (int)d))
+			r = check_budget(c, d, tenant, spec, why, why_bytes);
+	}
+	if (r < 0 || dry_run)
+		return r < 0 ? r : tenant < 0 ? 0 : tenant;
+	if (tenant < 0)
+		tenant = tenant_create(c, spec, why, why_bytes);
+	if (tenant < 0)
+		return tenant;
+	c->tenants[tenant].uid = spec->uid;
+	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
+		struct core_budget *b = &c->tenants[tenant].budget[d];
+
+		if (c->h->device[d].state == CORE_DEVICE_NONE || (spec->device >= 0 && spec->device != (int)d))
+			continue;
+		b->min_bytes = spec->min_bytes;
+		b->high_bytes = spec->high_bytes;
+		b->max_bytes = spec->max_bytes;
+		b->weight = spec->weight;
+		core_budget_converge(c, (unsigned)tenant, d);
+	}
+	return tenant;
+}
+
+int core_tenant_delete(struct core *c, unsigned tenant)
+{
+	struct core_tenant *t = &c->tenants[tenant];
+	bool memory = false;
+
+	assert(t->used);
+	if (t->clients)
+		return -EBUSY;
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		struct core_space *s = &c->spaces[i];
+
+		if (!s->used || s->tenant != tenant)
+			continue;
+		memory = true;
+		while (core_space_shrink_one(c, s, CORE_REVOKE_GRACE_NS))
+			;
+	}
+	if (memory)
+		return -EBUSY;
+	for (unsigned i = 0; i < c->h->limits.namespaces; i++) {
+		if (c->namespaces[i].used && c->namespaces[i].tenant == tenant)
+			c->namespaces[i].used = 0;
+	}
+	t->used = 0;
+	return 0;
+}

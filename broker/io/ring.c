@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Serving rings: taking entries, running them by ops/, posting completions, sleeping and waking.
+ *
+ * Per ring and turn: parked entries that are due, then new ones while there is budget. Completions
+ * are shown to the client once, at the end, so that a batch costs one fence and at most one wake-up.
+ *
+ * Order of a completion: results and CQE, then cq_tail (release), then a full fence, then need_wake
+ * is read (contract F). Order of falling asleep: NEED_DOORBELL, full fence, sq_tail again (E).
+ */
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "broker/io/fault.h"
+#include "broker/io/ring.h"
+#include "broker/io/shm.h"
+#include "broker/ops/ops.h"
+
+#define AREA_ALIGN 4096u
+#define MALFORMED_MAX 3u
+#define LOOK_NS_MIN (100ull * 1000) /* at what waits, doubling while nothing comes of it */
+#define LOOK_NS_MAX (2000ull * 1000)
+
+static struct kvb_sub *sub_of(const struct ring *r)
+{
+	return r->sub.mem;
+}
+
+static struct kvb_ctl *ctl_of(const struct ring *r)
+{
+	return r->ctl.mem;
+}
+
+/* ---- making -------------------------------------------------------------------------------- */
+
+static uint32_t align_up(uint64_t bytes)
+{
+	return (uint32_t)((bytes + AREA_ALIGN - 1) / AREA_ALIGN * AREA_ALIGN);
+}
+
+int ring_new(struct session *ss, const struct ring_geometry *geo, struct ring **ret)
+{
+	struct ring *r = fault_calloc("ring_new", 1, sizeof(*r));
+	int e;
+
+	if (!r)
+		return -ENOMEM;
+	r->session = ss;
+	r->geo = *geo;
+	r->doorbell_fd = -1;
+	r->sub.fd = r->ctl.fd = r->fence.fd = -1;
+	r->off_sqes = AREA_ALIGN;
+	r->off_operands = r->off_sqes + align_up((uint64_t)geo->sq_entries * sizeof(struct kvb_sqe));
+	r->off_cqes = AREA_ALIGN;
+	r->off_results = r->off_cqes + align_up((uint64_t)geo->cq_entries * sizeof(struct kvb_cqe));
+	e = shm_region_new("kvb-sub", (uint64_t)r->off_operands + geo->operand_bytes, SHM_PEER_WRITES, &r->sub);
+	if (!e)
+		e = shm_region_new("kvb-ctl", (uint64_t)r->off_results + geo->operand_bytes, SHM_WE_WRITE, &r->ctl);
+	if (!e)
+		e = shm_region_new("kvb-fence", KVB_FENCES * sizeof(struct kvb_fence), SHM_BOTH_WRITE, &r->fence);
+	if (!e) {
+		r->doorbell_fd = fault_fails("doorbell") ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		e = r->doorbell_fd < 0 ? -errno : 0;
+	}
+	if (e < 0) {
+		ring_free(r);
+		return e;
+	}
+	shm_store(&ctl_of(r)->flags, KVB_CTL_NEED_DOORBELL);
+	*ret = r;
+	return 0;
+}
+
+static void unlink_hot(struct ring *r)
+{
+	struct server *s = r->session->server;
+
+	if (!r->hot)
+		return;
+	if (r->prev)
+		r->prev->next = r->next;
+	else
+		s->hot = r->next;
+	if (r->next)
+		r->next->prev = r->prev;
+	r->next = r->prev = NULL;
+	r->hot = false;
+	s->hot_count--;
+}
+
+struct ring *ring_free(struct ring *r)
+{
+	if (!r)
+		return NULL;
+	unlink_hot(r);
+	r->session->server->parked -= r->parked + r->stalled;
+	shm_region_free(&r->sub);
+	shm_region_free(&r->ctl);
+	shm_region_free(&r->fence);
+	if (r->doorbell_fd >= 0)
+		close(r->doorbell_fd);
+	free(r);
+	return NULL;
+}
+
+void ring_describe(const struct ring *r, struct kvb_msg_hello_reply *reply)
+{
+	reply->sq_entries = r->geo.sq_entries;
+	reply->cq_entries = r->geo.cq_entries;
+	reply->operand_bytes = r->geo.operand_bytes;
+	reply->sub_bytes = r->sub.bytes;
+	reply->ctl_bytes = r->ctl.bytes;
+	reply->fence_bytes = r->fence.bytes;
+	reply->sub_sqes = r->off_sqes;
+	reply->sub_operands = r->off_operands;
+	reply->ctl_cqes = r->off_cqes;
+	reply->ctl_results = r->off_results;
+}
+
+/* ---- telling the client -------------------------------------------------------------------- */
+
+/* After what the client may be waiting for was stored (F). */
+static void wake_client(struct ring *r)
+{
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	shm_fence();
+	if (!shm_load(&sub_of(r)->need_wake))
+		return;
+	shm_store_release(&ctl->wake, shm_load(&ctl->wake) + 1);
+	(void)syscall(SYS_futex, &ctl->wake, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void show_counters(struct ring *r)
+{
+	const struct core_client *cl = &r->session->server->core.clients[r->session->client];
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	shm_store64(&ctl->entries, r->entries);
+	shm_store64(&ctl->invalid, r->invalid);
+	shm_store64(&ctl->pages_held, cl->held);
+	shm_store64(&ctl->leases, cl->leases);
+}
+
+static void publish(struct ring *r)
+{
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	if (r->shown_head != r->sq_head) {
+		r->shown_head = r->sq_head;
+		shm_store_release(&ctl->sq_head, r->sq_head);
+	}
+	if (r->published == r->cq_tail)
+		return;
+	r->published = r->cq_tail;
+	shm_store_release(&ctl->cq_tail, r->cq_tail);
+	wake_client(r);
+}
+
+static void set_flag(struct ring *r, uint32_t flag)
+{
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	shm_store_release(&ctl->flags, shm_load(&ctl->flags) | flag);
+}
+
+void ring_break(struct ring *r, int error)
+{
+	if (r->broken)
+		return;
+	r->broken = true;
+	publish(r);
+	show_counters(r);
+	shm_store(&ctl_of(r)->error, (uint32_t)(error < 0 ? -error : error));
+	set_flag(r, KVB_CTL_BROKEN);
+	wake_client(r);
+}
+
+void ring_drain(struct ring *r)
+{
+	set_flag(r, KVB_CTL_DRAINING);
+	wake_client(r);
+}
+
+void ring_message_sent(struct ring *r)
+{
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	shm_store_release(&ctl->sock_seq, shm_load(&ctl->sock_seq) + 1);
+	wake_client(r);
+}
+
+/* ---- completions --------------------------------------------------------------------------- */
+
+/* May one more completion be promised? Believes cq_head only as far as it makes sense. */
+static bool slot_free(struct ring *r)
+{
+	if (r->cq_tail + r->reserved - r->cq_head < r->geo.cq_entries)
+		return true;
+	uint32_t head = shm_load_acquire(&sub_of(r)->cq_head);
+
+	if (r->cq_tail - head > r->cq_tail - r->cq_head) {
+		session_break(r->session, EPROTO, "CQ head went back or ran ahead of the tail");
+		return false;
+	}
+	r->cq_head = head;
+	return r->cq_tail + r->reserved - r->cq_head < r->geo.cq_entries;
+}
+
+static void post(struct ring *r, const struct kvb_cqe *cqe)
+{
+	struct kvb_cqe *cqes = (void *)((char *)r->ctl.mem + r->off_cqes);
+
+	cqes[r->cq_tail & (r->geo.cq_entries - 1)] = *cqe;
+	r->cq_tail++;
+}
+
+static void complete(struct ring *r, const struct kvb_cqe *cqe)
+{
+	assert(r->reserved);
+	r->reserved--;
+	post(r, cqe);
+}
+
+bool ring_event(struct ring *r, enum kvb_event event, int32_t res, uint32_t status, uint64_t aux)
+{
+	struct kvb_cqe cqe = {
+		.user_data = event,
+		.res = res,
+		.flags = KVB_CQE_EVENT,
+		.aux = aux,
+		.status = status,
+	};
+
+	if (r->broken || !slot_free(r))
+		return false;
+	post(r, &cqe);
+	publish(r);
+	return true;
+}
+
+bool ring_quiet(const struct ring *r)
+{
+	return !r->current_used && !r->parked;
+}
+
+/* ---- entries ------------------------------------------------------------------------------- */
+
+bool ring_copy_operands(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n,
+			uint32_t bytes, void *to)
+{
+	uint64_t at = sqe->operand + (uint64_t)first * bytes;
+
+	if (at + (uint64_t)n * bytes > r->geo.operand_bytes)
+		return false;
+	memcpy(to, (const char *)r->sub.mem + r->off_operands + at, (size_t)n * bytes);
+	__asm__ volatile("" : : "r"(to) : "memory"); /* the copy is what is looked at, not the source again */
+	return true;
+}
+
+void *ring_results(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n, uint32_t bytes)
+{
+	uint64_t at = sqe->operand + (uint64_t)first * bytes;
+
+	if (at + (uint64_t)n * bytes > r->geo.operand_bytes)
+		return NULL;
+	return (char *)r->ctl.mem + r->off_results + at;
+}
+
+/* The next entry into r->current. False: none, or no room for its completion. */
+static bool take(struct ring *r)
+{
+	const struct kvb_sqe *sqes = (const void *)((const char *)r->sub.mem + r->off_sqes);
+
+	if (r->tail_seen == r->sq_head) {
+		r->tail_seen = shm_load_acquire(&sub_of(r)->sq_tail);
+		if (r->tail_seen == r->sq_head)
+			return false;
+		if (r->tail_seen - r->sq_head > r->geo.sq_entries) {
+			session_break(r->session, EPROTO, "SQ tail jumped");
+			return false;
+		}
+	}
+	if (!slot_free(r))
+		return false;
+	memcpy(&r->current.sqe, &sqes[r->sq_head & (r->geo.sq_entries - 1)], sizeof(r->current.sqe));
+	__asm__ volatile("" : : "r"(&r->current.sqe) : "memory");
+	memset((char *)&r->current + sizeof(r->current.sqe), 0,
+	       offsetof(struct ring_op, slots) - sizeof(r->current.sqe));
+	r->sq_head++;
+	r->entries++;
+	r->reserved++;
+	r->current_used = true;
+	return true;
+}
+
+static bool fence_reached(const struct ring *r, const struct kvb_sqe *sqe)
+{
+	const struct kvb_fence *fences = r->fence.mem;
+
+	return !sqe->fence || kvb_fence_reached(shm_load64(&fences[sqe->fence - 1].value), sqe->fence_value);
+}
+
+/* Something of this ring waits and has to be looked at without a doorbell. */
+static void count_waiting(struct server *s)
+{
+	s->parked++;
+	s->look_ns = LOOK_NS_MIN;
+	s->parked_look_ns = s->now_ns + LOOK_NS_MIN;
+}
+
+/* Sets an entry aside; later ones pass it. False: too many wait already. */
+static bool park(struct ring *r, const struct ring_op *op)
+{
+	for (unsigned i = 0; i < KVB_FENCES; i++) {
+		if (r->parked_op[i].used)
+			continue;
+		r->parked_op[i] = *op;
+		r->parked_op[i].used = true;
+		r->parked++;
+		count_waiting(r->session->server);
+		return true;
+	}
+	return false;
+}
+
+static void unpark(struct ring *r, struct ring_op *op)
+{
+	op->used = false;
+	r->parked--;
+	r->session->server->parked--;
+}
+
+static int32_t cancel(struct ring *r, uint64_t user_data)
+{
+	for (unsigned i = 0; i < KVB_FENCES && r->parked; i++) {
+		struct ring_op *op = &r->parked_op[i];
+		struct kvb_cqe cqe = { .user_data = user_data, .res = -ECANCELED };
+
+		if (!op->used || op->sqe.user_data != user_data)
+			continue;
+		unpark(r, op);
+		complete(r, &cqe);
+		return 0;
+	}
+	return -ENOENT;
+}
+
+/* Three malformed entries in a row are no accident. */
+static void malformed(struct ring *r, struct kvb_cqe *cqe)
+{
+	cqe->res = -EINVAL;
+	r->invalid++;
+	if (++r->malformed == MALFORMED_MAX)
+		session_break(r->session, EINVAL, "three malformed entries in a row");
+}
+
+/* Works on r->current until it is done, parked or out of budget. */
+static void run_current(struct ring *r, uint32_t *units)
+{
+	struct ring_op *op = &r->current;
+	struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
+	enum ops_verdict verdict = OPS_DONE;
+
+	if (!op->done && ops_check(r, &op->sqe) < 0) {
+		malformed(r, &cqe);
+		*units -= *units < 2 ? *units : 2;
+		r->current_used = false;
+		complete(r, &cqe);
+		return;
+	}
+	r->malformed = 0;
+	if (op->sqe.opcode == KVB_OP_CANCEL)
+		cqe.res = cancel(r, op->sqe.arg);
+	else if (!fence_reached(r, &op->sqe))
+		verdict = OPS_PARK;
+	else
+		verdict = ops_run(r, op, &cqe, units);
+	*units -= *units ? 1 : 0;
+	if (verdict == OPS_MORE)
+		return;
+	r->current_used = false;
+	if (verdict == OPS_PARK && park(r, op))
+		return;
+	if (verdict == OPS_PARK)
+		cqe.res = -EBUSY;
+	complete(r, &cqe);
+}
+
+/* Entries that wait: those whose fence or memory has come are finished. */
+static bool retry_parked(struct ring *r, uint32_t *units)
+{
+	bool did = false;
+
+	for (unsigned i = 0, left = r->parked; left && *units && i < KVB_FENCES; i++) {
+		struct ring_op *op = &r->parked_op[i];
+		struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
+
+		if (!op->used)
+			continue;
+		left--;
+		if (!fence_reached(r, &op->sqe))
+			continue;
+		if (ops_run(r, op, &cqe, units) != OPS_DONE)
+			continue;
+		unpark(r, op);
+		complete(r, &cqe);
+		did = true;
+	}
+	return did;
+}
+
+/* ---- the polled set ------------------------------------------------------------------------ */
+
+void ring_wake(struct ring *r)
+{
+	struct server *s = r->session->server;
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	r->work_ns = s->now_ns;
+	if (r->hot || r->broken)
+		return;
+	shm_store_release(&ctl->flags, shm_load(&ctl->flags) & ~KVB_CTL_NEED_DOORBELL);
+	r->hot = true;
+	r->prev = NULL;
+	r->next = s->hot;
+	if (s->hot)
+		s->hot->prev = r;
+	s->hot = r;
+	s->hot_count++;
+}
+
+/*
+ * Leaves the polled set, unless something came while it was leaving (E). Entries that only wait for
+ * the client to reap do not keep the daemon awake: reaping rings no doorbell, so they are looked at
+ * now and then.
+ */
+static void cool(struct ring *r)
+{
+	struct kvb_ctl *ctl = ctl_of(r);
+
+	show_counters(r);
+	set_flag(r, KVB_CTL_NEED_DOORBELL);
+	shm_fence();
+	if (shm_load_acquire(&sub_of(r)->sq_tail) != r->sq_head) {
+		if (slot_free(r) && !r->broken) {
+			shm_store_release(&ctl->flags, shm_load(&ctl->flags) & ~KVB_CTL_NEED_DOORBELL);
+			return;
+		}
+		if (!r->stalled)
+			count_waiting(r->session->server);
+		r->stalled = true;
+	}
+	unlink_hot(r);
+}
+
+static bool serve(struct ring *r)
+{
+	struct server *s = r->session->server;
+	uint32_t units = RING_TURN_UNITS;
+	bool did = false;
+
+	if (r->broken) {
+		unlink_hot(r);
+		return false;
+	}
+	while (units && !r->broken && (r->current_used || take(r))) {
+		run_current(r, &units);
+		did = true;
+	}
+	publish(r);
+	if (did) {
+		r->work_ns = s->now_ns;
+		if ((r->entries & 255) == 0)
+			show_counters(r);
+	} else if (s->now_ns - r->work_ns > s->cfg.spin_ns) {
+		cool(r);
+	}
+	return did;
+}
+
+/* Rings with entries that wait, in or out of the polled set. */
+static bool serve_waiting(struct server *s)
+{
+	bool did = false;
+
+	for (uint32_t i = 0; i < s->sessions_max; i++) {
+		struct ring *r = s->sessions[i].ring;
+		uint32_t units = RING_TURN_UNITS;
+
+		if (!r || r->broken)
+			continue;
+		if (r->stalled && slot_free(r)) {
+			r->stalled = false;
+			s->parked--;
+			ring_wake(r);
+			did = true;
+		}
+		if (r->parked) {
+			did |= retry_parked(r, &units);
+			publish(r);
+		}
+	}
+	s->look_ns = did ? LOOK_NS_MIN : s->look_ns * 2 < LOOK_NS_MAX ? s->look_ns * 2 : LOOK_NS_MAX;
+	s->parked_look_ns = s->now_ns + s->look_ns;
+	return did;
+}
+
+bool ring_turn(struct server *s)
+{
+	bool did = false;
+
+	for (struct ring *r = s->hot, *next; r; r = next) {
+		next = r->next;
+		did |= serve(r);
+	}
+	if (s->parked && s->now_ns >= s->parked_look_ns)
+		did |= serve_waiting(s);
+	return did;
+}
+
+uint64_t ring_next_ns(const struct server *s)
+{
+	return s->parked ? s->parked_look_ns : UINT64_MAX;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * SEAL, LOOKUP, RELEASE, PIN, UNPIN, HINT: pages under keys and the rights to read them.
+ */
+
+#include <errno.h>
+
+#include "broker/ops/ops.h"
+
+enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct core *core = &r->session->server->core;
+	struct core_member *m = ops_member(r, op);
+	int ns = core_ns_get(core, r->session->client, op->sqe.ns);
+	struct kvb_seal seals[RING_SLICE];
+	struct core_batch b;
+	uint32_t n;
+
+	if (!m || ns < 0)
+		return ops_fail(cqe, -ENOENT);
+	n = ops_slice(op, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(seals[0]), seals))
+		return ops_fail(cqe, -EINVAL);
+	b = core_seal(core, m, (unsigned)ns, op->sqe.arg, op->sqe.salt, seals, n,
+		      ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
+	cqe->aux = core->namespaces[ns].epoch;
+	return ops_batch(op, &b, n, cqe);
+}
+
+enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct core *core = &r->session->server->core;
+	struct core_member *m = ops_member(r, op);
+	int ns = core_ns_get(core, r->session->client, op->sqe.ns);
+	struct kvb_hash hashes[RING_SLICE];
+	struct core_lookup lk = {
+		.salt = op->sqe.salt,
+		.all = op->sqe.flags & KVB_LOOKUP_ALL,
+		.broken = op->broken,
+		.lead = op->lead,
+	};
+	struct core_batch b = { 0 };
+	uint32_t n;
+
+	if (!m || ns < 0)
+		return ops_fail(cqe, -ENOENT);
+	lk.ns = (uint16_t)ns;
+	if (!op->done)
+		op->aux = core->namespaces[ns].epoch;
+	n = ops_slice(op, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(hashes[0]), hashes))
+		return ops_fail(cqe, -EINVAL);
+	if (op->aux == core->namespaces[ns].epoch)
+		b = core_lookup(core, m, &lk, hashes, n,
+				ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
+	else
+		b.status = -ESTALE; /* bumped between two slices: the run ends where the old epoch did */
+	op->lead = lk.lead;
+	op->broken = lk.broken;
+	if (ops_batch(op, &b, n, cqe) == OPS_MORE)
+		return OPS_MORE;
+	cqe->res = (int32_t)op->lead;
+	cqe->aux = op->aux;
+	return OPS_DONE;
+}
+
+enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct core_member *m = ops_member(r, op);
+	kvb_page_t pages[RING_SLICE];
+	struct core_batch b;
+	uint32_t n;
+
+	if (!m)
+		return ops_fail(cqe, -ENOENT);
+	n = ops_slice(op, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
+		return ops_fail(cqe, -EINVAL);
+	b = core_release(&r->session->server->core, m, pages, n);
+	return ops_batch(op, &b, n, cqe);
+}
+
+enum ops_verdict op_pin(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct core_member *m = ops_member(r, op);
+	kvb_page_t pages[RING_SLICE];
+	struct core_batch b;
+	uint32_t n;
+
+	if (!m)
+		return ops_fail(cqe, -ENOENT);
+	n = ops_slice(op, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
+		return ops_fail(cqe, -EINVAL);
+	b = core_pin(&r->session->server->core, m, pages, n, op->sqe.opcode == KVB_OP_PIN);
+	return ops_batch(op, &b, n, cqe);
+}
+
+enum ops_verdict op_hint(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct core_member *m = ops_member(r, op);
+	kvb_page_t pages[RING_SLICE];
+	struct core_batch b;
+	uint32_t n;
+
+	if (!m)
+		return ops_fail(cqe, -ENOENT);
+	n = ops_slice(op, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
+		return ops_fail(cqe, -EINVAL);
+	b = core_hint(&r->session->server->core, m, pages, n, op->sqe.arg);
+	return ops_batch(op, &b, n, cqe);
+}
