@@ -82,7 +82,7 @@ static bool fail_call(struct client *c, const char *what, int64_t r)
 		    r < 0 ? strerror((int)-r) : "fewer than asked");
 }
 
-/* ---- attaching ----------------------------------------------------------------------------------- */
+/* ---- attaching ----------------------------------------------------------------------------- */
 
 /* Names the bytes we write: the way of stamping, and how a page is laid out. */
 static void digest_of(const struct replay_options *o, uint8_t ret[32])
@@ -173,7 +173,7 @@ static bool make_room(struct client *c)
 	return (c->key && c->page && c->some && c->missing && c->seal) || fail(c, "out of memory");
 }
 
-/* ---- turns --------------------------------------------------------------------------------------- */
+/* ---- turns --------------------------------------------------------------------------------- */
 
 /* While we hold nothing: memory that is called back goes. */
 static bool look_around(struct client *c)
@@ -234,7 +234,7 @@ static bool wait_for_time(struct client *c, const struct trace_request *r)
 	return !stopped(c);
 }
 
-/* ---- one request --------------------------------------------------------------------------------- */
+/* ---- one request --------------------------------------------------------------------------- */
 
 /* LOOKUP, then ALLOC for what is missing, head first. The ticket is held. */
 static bool look_up_and_allocate(struct client *c)

@@ -54,7 +54,7 @@ static void stop(struct live *l)
 	__atomic_store_n(&l->shared->stop, 1, __ATOMIC_RELAXED);
 }
 
-/* ---- children ------------------------------------------------------------------------------------ */
+/* ---- children ------------------------------------------------------------------------------ */
 
 static bool start_client(struct live *l, uint32_t index)
 {
@@ -151,7 +151,7 @@ static bool start_clients(struct live *l)
 	return wait_ready(l, l->o->clients);
 }
 
-/* ---- progress ------------------------------------------------------------------------------------ */
+/* ---- progress ------------------------------------------------------------------------------ */
 
 static void show_progress(const struct live *l)
 {
@@ -173,7 +173,7 @@ static void hide_progress(const struct live *l)
 		(void)fprintf(stderr, "\r\033[K");
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------------------------- */
 
 static bool share(struct live *l)
 {

@@ -58,7 +58,7 @@ static uint64_t clock_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
-/* ---- setting up ---------------------------------------------------------------------------------- */
+/* ---- setting up ---------------------------------------------------------------------------- */
 
 /* Does what the device and both clients would do, until the core wants nothing more. */
 static void settle(struct sim *s)
@@ -202,7 +202,7 @@ static void sim_close(struct sim *s)
 	free(s->seal);
 }
 
-/* ---- one request --------------------------------------------------------------------------------- */
+/* ---- one request --------------------------------------------------------------------------- */
 
 /* Leases every resident block; returns the length of the leading run. */
 static int look_up(struct sim *s, uint32_t blocks)

@@ -27,7 +27,6 @@ struct trace_seen {
 };
 
 struct cursor {
-	const char *line;
 	const char *p;
 	const char *end; /* *end == 0 */
 	int error;
@@ -212,7 +211,7 @@ static bool skip_value(struct cursor *c, int depth)
 	}
 }
 
-/* ---- ids ----------------------------------------------------------------------------------------- */
+/* ---- ids ----------------------------------------------------------------------------------- */
 
 static void *grow(void *old, size_t *room, size_t need, size_t size)
 {
@@ -227,21 +226,21 @@ static void *grow(void *old, size_t *room, size_t need, size_t size)
 	return mem;
 }
 
-/* The table of the ids of one request, twice as large as they are many; old entries are of others.
- */
-static bool seen_grow(struct trace *t, uint64_t request, const uint64_t *ids, size_t n)
+/* The ids of one request, in a table twice as large; entries of other requests count as empty. */
+static bool seen_grow(struct trace *t, const struct trace_request *r)
 {
 	size_t room = t->seen_room ? t->seen_room * 2 : 1024;
 	struct trace_seen *table = calloc(room, sizeof(*table));
 
 	if (!table)
 		return false;
-	for (size_t i = 0; i < n; i++) {
-		size_t at = key_mix(ids[i]) & (room - 1);
+	for (size_t i = 0; i < r->blocks; i++) {
+		uint64_t id = t->id[r->first + i];
+		size_t at = key_mix(id) & (room - 1);
 
 		while (table[at].request)
 			at = (at + 1) & (room - 1);
-		table[at] = (struct trace_seen){ .id = ids[i], .request = request };
+		table[at] = (struct trace_seen){ .id = id, .request = t->requests + 1 };
 	}
 	free(t->seen);
 	t->seen = table;
@@ -255,8 +254,7 @@ static bool add_id(struct cursor *c, struct trace *t, struct trace_request *r, u
 	uint64_t request = t->requests + 1;
 	size_t at;
 
-	if (((size_t)r->blocks + 1) * 2 > t->seen_room &&
-	    !seen_grow(t, request, t->id + r->first, r->blocks))
+	if (((size_t)r->blocks + 1) * 2 > t->seen_room && !seen_grow(t, r))
 		return fail_limit(c, -ENOMEM, "out of memory");
 	at = key_mix(id) & (t->seen_room - 1);
 	while (t->seen[at].request == request) {
@@ -323,7 +321,7 @@ static bool take_ids(struct cursor *c, struct trace *t, struct trace_request *r)
 	}
 }
 
-/* ---- lines --------------------------------------------------------------------------------------- */
+/* ---- lines --------------------------------------------------------------------------------- */
 
 static bool take_timestamp(struct cursor *c, double *ret)
 {
@@ -383,11 +381,18 @@ static bool take_request(struct cursor *c, struct trace *t, struct trace_request
 	return has_ids || fail(c, "request without hash_ids");
 }
 
-/* One line without its newline; line[bytes] is 0. A line that fails leaves the trace as it was. */
-static bool take_line(struct cursor *c, struct trace *t)
+struct line {
+	char *buf; /* buf[bytes] is 0, where the newline was, once a line was not empty */
+	size_t bytes;
+	size_t room;
+};
+
+/* One line that is not empty. A line that fails leaves the trace as it was. */
+static bool take_line(const struct line *l, struct trace *t, struct cursor *c)
 {
 	struct trace_request r = { .first = t->ids };
 
+	*c = (struct cursor){ .p = l->buf, .end = l->buf + l->bytes };
 	skip_space(c);
 	if (c->p == c->end)
 		return true;
@@ -411,14 +416,7 @@ static bool take_line(struct cursor *c, struct trace *t)
 	return true;
 }
 
-struct line {
-	char *buf; /* buf[bytes] is 0, where the newline was */
-	size_t bytes;
-	size_t room;
-};
-
-/* 1; 0 at the end of the file; what reading said, -ENOMEM, or -E2BIG as soon as a line is too long.
- */
+/* 1; 0 at the end of the file; what reading said, -ENOMEM, or -E2BIG once a line is too long. */
 static int next_line(FILE *file, struct line *l)
 {
 	size_t n = 0;
@@ -448,17 +446,16 @@ static int next_line(FILE *file, struct line *l)
 int trace_read(struct trace *t, FILE *file, const char *name, char why[TRACE_WHY_BYTES])
 {
 	struct line l = { 0 };
+	struct cursor c;
 	uint64_t number = 0;
 	int r;
 
 	while ((r = next_line(file, &l)) > 0) {
-		struct cursor c = { .line = l.buf, .p = l.buf, .end = l.buf + l.bytes };
-
 		number++;
-		if (l.bytes > 0 && !take_line(&c, t)) {
+		if (l.bytes > 0 && !take_line(&l, t, &c)) {
 			r = c.error;
 			(void)snprintf(why, TRACE_WHY_BYTES, "%s:%" PRIu64 ": %s (column %td)",
-				       name, number, c.why, c.p - c.line + 1);
+				       name, number, c.why, c.p - l.buf + 1);
 			free(l.buf);
 			return r;
 		}
