@@ -158,7 +158,10 @@ static uint32_t alloc_free(struct core *c, struct core_member *m, uint32_t n, bo
 	return got;
 }
 
-/* One victim of the policy goes to `m`, or back into the order if `m` cannot reach its slab. */
+/*
+ * One victim of the policy goes to `m`; back into the order if `m` cannot reach its slab; or free if
+ * the slab is being revoked, because only LIVE slabs hand out pages.
+ */
 static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page, bool magazine,
 			    kvb_page_t *ret)
 {
@@ -166,6 +169,11 @@ static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page
 	struct core_page *p = &c->pages[page];
 	struct core_client *cl = &c->clients[m->client];
 
+	if (slab->state != CORE_SLAB_LIVE) { /* revoked: core_work() would have come to it */
+		core_page_unseal(c, page);
+		core_page_make_free(c, page);
+		return 0;
+	}
 	if (!bit_test(m->acked, slab->slot)) {
 		c->policy->touch(c, page);
 		return 0;
