@@ -3,9 +3,10 @@
 /*
  * SEAL and LOOKUP: pages under keys.
  *
- * Both touch, for a key, one index line and one page record, far apart in memory. So a batch is
- * worked in stages over a window of keys: mix and prefetch index lines; probe tags and prefetch
- * records; then compare and act. The window starts small, since most lookups that miss do so early.
+ * Both touch, for a key, one index line and one page record, far apart in memory. So a batch runs
+ * through a pipe: the mix of a key is made, and its index line fetched, well before its turn; a
+ * little before its turn its tag is probed and the record it leads to fetched; at its turn it is
+ * compared and acted on. The pipe starts short, since most lookups that miss do so early.
  *
  * What a lookup returns was completely written, under that key, in this epoch (I5): only SEAL puts
  * a page in the index, an epoch is part of the key, and a page leaves the index before it is reused.
@@ -13,34 +14,42 @@
 
 #include "broker/core/internal.h"
 
-#define WINDOW 32u
-#define WINDOW_FIRST 8u
+#define PIPE_KEYS 32u	 /* power of two, more than PIPE_LINES */
+#define PIPE_FIRST 8u	 /* keys fetched ahead of the first */
+#define PIPE_LINES 24u	 /* index lines fetched ahead */
+#define PIPE_RECORDS 12u /* page records fetched ahead */
 
-struct window {
-	uint64_t mix[WINDOW];
+/* The keys of a batch, `step` bytes apart, and how far each stage has come. */
+struct pipe {
+	struct core_index_seed seed;
+	const char *keys;
+	size_t step;
 	uint32_t n;
+	uint32_t mixed;
+	uint32_t probed;
+	uint64_t mix[PIPE_KEYS];
 };
 
-static void window_mix(struct window *w, const struct core *c, struct core_index_seed seed,
-		       const struct kvb_hash *hash, uint32_t n, size_t step)
+/* The mix of key i, with the stages ahead of it moved on. */
+static inline uint64_t pipe_next(struct pipe *p, const struct core *c, uint32_t i)
 {
-	const char *at = (const char *)hash;
+	uint32_t lines = i ? i + PIPE_LINES : PIPE_FIRST;
+	uint32_t records = i + PIPE_RECORDS;
 
-	w->n = n;
-	for (uint32_t i = 0; i < n; i++, at += step) {
-		w->mix[i] = core_index_mix(c, seed, (const struct kvb_hash *)(const void *)at);
-		core_index_prefetch(c, w->mix[i]);
+	for (; p->mixed < p->n && p->mixed < lines; p->mixed++) {
+		const void *key = p->keys + p->mixed * p->step;
+		uint64_t mix = core_index_mix(c, p->seed, key);
+
+		p->mix[p->mixed % PIPE_KEYS] = mix;
+		core_index_prefetch(c, mix);
 	}
-}
-
-static void window_probe(const struct window *w, const struct core *c)
-{
-	for (uint32_t i = 0; i < w->n; i++) {
-		uint32_t page = core_index_candidate(c, w->mix[i]);
+	for (; p->probed < p->mixed && p->probed < records; p->probed++) {
+		uint32_t page = core_index_candidate(c, p->mix[p->probed % PIPE_KEYS]);
 
 		if (page != CORE_NONE)
 			__builtin_prefetch(&c->pages[page], 1);
 	}
+	return p->mix[i % PIPE_KEYS];
 }
 
 /* The page a client may be given under a key: resident, of this epoch, not expired, slab live. */
@@ -104,38 +113,35 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 {
 	struct core_ns *ns = &c->namespaces[lk->ns];
 	struct core_key key = { .salt = lk->salt, .ns = lk->ns, .space = m->space, .epoch = ns->epoch };
-	struct core_index_seed seed = core_index_seed(c, m->space, lk->ns, lk->salt);
-	uint32_t room = WINDOW_FIRST, hits = 0;
+	struct pipe pipe = {
+		.seed = core_index_seed(c, m->space, lk->ns, lk->salt),
+		.keys = (const char *)hash,
+		.step = sizeof(*hash),
+		.n = n,
+	};
 	struct core_batch b = { 0 };
-	struct window w;
+	uint32_t hits = 0;
 
-	while (b.done < n) {
-		window_mix(&w, c, seed, hash + b.done, n - b.done < room ? n - b.done : room, sizeof(*hash));
-		window_probe(&w, c);
-		for (uint32_t i = 0; i < w.n; i++) {
-			int r;
+	for (; b.done < n; b.done++) {
+		uint64_t mix = pipe_next(&pipe, c, b.done);
+		int r;
 
-			key.hash = hash[b.done];
-			ret[b.done] = KVB_PAGE_NONE;
-			r = lookup_one(c, m, w.mix[i], &key, &b.flags, &ret[b.done]);
-			if (r < 0) {
-				b.status = r == -EAGAIN ? 0 : r;
-				b.flags |= KVB_CQE_STOPPED;
-				goto out;
-			}
-			if (!r && !lk->all) {
-				lk->broken = true;
-				goto out;
-			}
-			if (!r)
-				lk->broken = true;
-			hits += (uint32_t)r;
-			lk->lead += !lk->broken;
-			b.done++;
+		key.hash = hash[b.done];
+		ret[b.done] = KVB_PAGE_NONE;
+		r = lookup_one(c, m, mix, &key, &b.flags, &ret[b.done]);
+		if (r < 0) {
+			b.status = r == -EAGAIN ? 0 : r;
+			b.flags |= KVB_CQE_STOPPED;
+			break;
 		}
-		room = WINDOW;
+		if (!r) {
+			lk->broken = true;
+			if (!lk->all)
+				break;
+		}
+		hits += (uint32_t)r;
+		lk->lead += !lk->broken;
 	}
-out:
 	count_lookup(c, m, ns, n, hits);
 	return b;
 }
@@ -210,39 +216,37 @@ struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, 
 {
 	struct core_ns *space_ns = &c->namespaces[ns];
 	struct core_key key = { .salt = salt, .ns = (uint16_t)ns, .space = m->space, .epoch = space_ns->epoch };
-	struct core_index_seed seed = core_index_seed(c, m->space, ns, salt);
+	struct pipe pipe = {
+		.seed = core_index_seed(c, m->space, ns, salt),
+		.keys = (const char *)&seal->hash,
+		.step = sizeof(*seal),
+		.n = n,
+	};
 	struct core_batch b = { 0 };
-	struct window w;
+	uint32_t located = 0;
 
 	if (epoch != space_ns->epoch) {
 		space_ns->stale_seals++;
 		b.status = -ESTALE;
 		return b;
 	}
-	while (b.done < n) {
-		uint32_t chunk = n - b.done < WINDOW ? n - b.done : WINDOW;
+	for (; b.done < n; b.done++) {
+		int r;
 
-		window_mix(&w, c, seed, &seal[b.done].hash, chunk, sizeof(*seal));
-		for (uint32_t i = 0; i < chunk; i++) {
-			uint32_t at = core_page_locate(c, &c->spaces[m->space], seal[b.done + i].page);
+		for (; located < n && located < b.done + PIPE_RECORDS; located++) {
+			uint32_t at = core_page_locate(c, &c->spaces[m->space], seal[located].page);
 
 			if (at != CORE_NONE)
 				__builtin_prefetch(&c->pages[at], 1);
 		}
-		for (uint32_t i = 0; i < chunk; i++) {
-			int r;
-
-			key.hash = seal[b.done].hash;
-			r = seal_one(c, m, w.mix[i], &key, &seal[b.done], &b.flags, &ret[b.done]);
-			if (r < 0) {
-				b.status = r == -EAGAIN ? 0 : r;
-				b.flags |= KVB_CQE_STOPPED;
-				goto out;
-			}
-			b.done++;
+		key.hash = seal[b.done].hash;
+		r = seal_one(c, m, pipe_next(&pipe, c, b.done), &key, &seal[b.done], &b.flags, &ret[b.done]);
+		if (r < 0) {
+			b.status = r == -EAGAIN ? 0 : r;
+			b.flags |= KVB_CQE_STOPPED;
+			break;
 		}
 	}
-out:
 	c->h->n.seals += b.done;
 	c->tenants[space_ns->tenant].seals += b.done;
 	return b;

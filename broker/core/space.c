@@ -79,7 +79,9 @@ static int space_create(struct core *c, unsigned tenant, const struct core_space
 		s->cold = CORE_NONE;
 		s->hot = CORE_NONE;
 		s->used_ns = c->now_ns;
+		s->used_ns = c->now_ns;
 		memset(s->slab_of_slot, 0xff, sizeof(s->slab_of_slot));
+		memset(s->touched, 0xff, sizeof(s->touched));
 		return (int)i;
 	}
 	return -ENOSPC;

@@ -32,6 +32,7 @@
 #define CORE_NONE16 ((uint16_t)0xffff)
 #define CORE_DEVICES_MAX 16u
 #define CORE_SLOT_WORDS (KVB_SLOTS_MAX / 64)
+#define CORE_TOUCHED 16u
 #define CORE_UNIT_PAGES 64u /* page records are handed to slabs in runs of this many */
 
 /* ---- pages --------------------------------------------------------------------------------- */
@@ -58,7 +59,10 @@ struct core_page {
 	uint32_t epoch;
 	uint32_t prev; /* policy's order */
 	uint32_t next;
-	uint32_t lease; /* first struct core_lease of this page */
+	union {
+		uint32_t lease; /* first struct core_lease of this page, while leases > 0 */
+		uint32_t ahead; /* policy's hint otherwise: a record worth fetching with this one */
+	};
 	uint16_t ns;
 	uint16_t owner;  /* client, while FILLING or QUARANTINE */
 	uint16_t leases; /* lease records on this page = clients that lease or pin it */
@@ -146,7 +150,8 @@ struct core_space {
 	uint32_t cold;     /* policy's order: next victim */
 	uint32_t hot;      /* policy's order: last released */
 	uint32_t listed;
-	uint32_t resv;
+	uint32_t touched_next; /* in touched[] */
+	uint32_t touched[CORE_TOUCHED]; /* policy: pages that last entered its order */
 	uint64_t used_ns;  /* last time a member allocated or looked up */
 	uint64_t evictions;
 	uint64_t live[CORE_SLOT_WORDS]; /* slots with a LIVE slab */

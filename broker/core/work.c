@@ -142,10 +142,10 @@ static bool drain(struct core *c, uint32_t *units)
 
 		if (slab->state != CORE_SLAB_DRAINING || slab->drain == slab->pages)
 			continue;
+		if (!*units)
+			return true;
 		drain_slab(c, slab, units);
 		more |= slab->state == CORE_SLAB_DRAINING && slab->drain < slab->pages;
-		if (!*units)
-			break;
 	}
 	return more;
 }
