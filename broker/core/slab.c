@@ -60,8 +60,11 @@ static void take_units(struct core *c, struct core_slab *slab, uint32_t first, u
 		bit_set(c->unit_used, u);
 		c->units[u] = (uint16_t)core_slab_index(c, slab);
 	}
-	if (c->h->units_high < first + units)
+	if (c->h->units_high < first + units) {
+		if (c->h->sweep_left) /* a sweep goes round: it must come back to where it began */
+			c->h->sweep_left += (first + units - c->h->units_high) * CORE_UNIT_PAGES;
 		c->h->units_high = first + units;
+	}
 	slab->base = first * CORE_UNIT_PAGES;
 }
 
