@@ -143,6 +143,7 @@ static void parse_options(int argc, char **argv, const struct bench *b, struct b
 {
 	int c;
 
+	optind = 2; /* behind the benchmark's name */
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		switch (c) {
 		case OPT_JSON:
@@ -290,7 +291,7 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < BENCHES; i++) {
 		if (strcmp(argv[1], benches[i].name) != 0)
 			continue;
-		parse_options(argc - 1, argv + 1, &benches[i], &o);
+		parse_options(argc, argv, &benches[i], &o);
 		return supervise(&benches[i], &o);
 	}
 	bad_arguments("there is no benchmark \"%s\"", argv[1]);
