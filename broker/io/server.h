@@ -44,7 +44,7 @@ struct server_config {
 	const char *policy; /* "lru" */
 	enum loop_engine engine;
 	enum revoke_policy revoke_policy;
-	uint64_t revoke_grace_ns;
+	uint64_t revoke_grace_ns; /* beyond its deadline, each time a revoked slab is extended */
 	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
 	uint64_t drain_ns;	     /* SIGTERM: how long clients have to finish */
 	uint64_t spin_ns;	     /* how long an idle ring stays polled; default 50 us */
@@ -52,7 +52,6 @@ struct server_config {
 	uint32_t admins_max;
 	uint32_t socket_mode; /* 0660 */
 	const char *socket_group; /* NULL: leave */
-	bool foreground;
 	bool huge_pages; /* state memfd on huge pages if possible */
 	struct core_limits limits;
 	unsigned devices;
@@ -133,6 +132,7 @@ struct server {
 	uint32_t *client_session;  /* session of a core client; CORE_NONE */
 	struct session *free, *condemned, *ending;
 	uint32_t engines, admins;
+	struct admin_conn *admin_first; /* admin.c: connections of operators */
 	uint64_t hello_ns; /* the first attach deadline is not before */
 	struct grants *grants;
 	struct ring *hot; /* ring.c: the polled set */
@@ -148,6 +148,7 @@ struct server {
 	int state_fd;
 	int lock_fd;
 	int listen_fd;
+	int signal_fd;
 	struct loop_source listener;
 	struct loop_source signals;
 	struct loop_source worker_done;
@@ -158,6 +159,13 @@ struct server {
 	bool draining;
 	bool stop;
 	uint64_t drain_until_ns;
+	/* server.c: when things that go by the clock are due; UINT64_MAX: never */
+	uint64_t overdue_ns;	   /* the first revocation */
+	uint64_t revocations_seen; /* of core_counters, when overdue_ns was found */
+	uint64_t settle_ns;	   /* figures for operators, after work */
+	uint64_t watchdog_ns, watchdog_next_ns; /* 0: systemd does not ask */
+	uint64_t looked_ns;	   /* last look at the loop */
+	uint64_t look_gap_ns;	   /* least time between two looks while rings are polled */
 	/* counters that are not the core's */
 	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked;
 };

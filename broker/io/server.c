@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The wheel: start, turn, sleep, stop. See server.h for the picture.
+ *
+ * A turn that did something is followed by another at once; a turn that did nothing spins while a
+ * ring is polled, else the daemon sleeps until the loop, or the earliest of the times that its
+ * parts name. The clock is read after a turn that worked (the client is busy with the answer then)
+ * and every few turns of spinning; everything that goes by time is looked at only then.
+ *
+ * SIGTERM: nobody new is let in, attached clients are told (DRAINING), and the daemon goes when the
+ * last has gone or when the time for it is over. A second signal does not wait.
+ */
+
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "broker/admin/admin.h"
+#include "broker/admin/stats.h"
+#include "broker/io/fault.h"
+#include "broker/io/log.h"
+#include "broker/io/ring.h"
+#include "broker/io/size.h"
+#include "broker/io/start.h"
+#include "broker/io/worker.h"
+
+#define SERVER_WORK_UNITS 256u /* of core_work() a turn */
+#define SERVER_CLOCK_TURNS 8u  /* spinning turns between two looks at the clock */
+#define SERVER_LOOK_NS                                                                             \
+	50000ull /* between two looks at a loop that cannot say if it has something */
+#define SERVER_SETTLE_NS                                                                           \
+	100000000ull              /* after work, the figures for operators are brought up to date */
+#define SERVER_SESSIONS_SPARE 64u /* connections that have not said HELLO */
+#define SERVER_FOR_EVER_NS (1ull << 62)
+
+static struct log_limit overdue_limit;
+
+uint64_t server_clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+static void server_look_at_clock(struct server *s)
+{
+	s->now_ns = server_clock_ns();
+	core_set_time(&s->core, s->now_ns);
+}
+
+/* ---- signals, drain ------------------------------------------------------------------------ */
+
+static void server_drain(struct server *s, int signo)
+{
+	if (s->draining) {
+		log_info("stopping at once: second signal");
+		s->stop = true;
+		return;
+	}
+	log_info("stopping: %s, waiting for %u clients", strsignal(signo), s->engines);
+	s->draining = true;
+	s->drain_until_ns = s->now_ns + s->cfg.drain_ns;
+	sd_notify(0, "STOPPING=1");
+	listener_close(s);
+	for (uint32_t i = 0; i < s->sessions_max; i++) {
+		struct session *ss = &s->sessions[i];
+
+		if (s->use[i].used && ss->state == SESSION_ENGINE)
+			ring_drain(ss->ring);
+	}
+}
+
+static void server_signal_ready(struct loop_source *source, uint32_t events)
+{
+	struct server *s = (struct server *)((char *)source - offsetof(struct server, signals));
+	struct signalfd_siginfo info;
+
+	while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		server_drain(s, (int)info.ssi_signo);
+}
+
+static void server_worker_ready(struct loop_source *source, uint32_t events)
+{
+	grants_worker_done(
+		(struct server *)((char *)source - offsetof(struct server, worker_done)));
+}
+
+/* Blocked before the first thread is made, so that none of them takes one. */
+static int server_block_signals(struct server *s)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	signal(SIGPIPE, SIG_IGN);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	s->signal_fd =
+		fault_fails("signalfd") ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return s->signal_fd < 0 ? -errno : 0;
+}
+
+/* ---- start --------------------------------------------------------------------------------- */
+
+static int server_step(int error, const char *what)
+{
+	if (error)
+		log_error("cannot start: %s: %s", what, strerror(-error));
+	return error;
+}
+
+static int server_start_loop(struct server *s)
+{
+	int error;
+
+	s->sessions_max = s->cfg.limits.clients + s->cfg.admins_max + SERVER_SESSIONS_SPARE;
+	/* Three sources an engine; the listener, the signals and the worker besides. */
+	error = server_step(loop_new(s->cfg.engine, 3 * s->sessions_max + 8, &s->loop),
+			    "event loop");
+	if (error == 0)
+		error = server_step(
+			loop_add(s->loop, &s->signals, s->signal_fd, LOOP_IN, server_signal_ready),
+			"signals");
+	if (error == 0)
+		error = server_step(loop_add(s->loop, &s->worker_done, worker_fd(s->worker),
+					     LOOP_IN, server_worker_ready),
+				    "device worker");
+	if (error == 0 && strcmp(loop_engine_name(s->loop), "epoll") == 0)
+		s->look_gap_ns = SERVER_LOOK_NS;
+	return error;
+}
+
+static void server_say_ready(const struct server *s)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < CORE_DEVICES_MAX; i++)
+		bytes += s->core.h->device[i].capacity_bytes;
+	log_info("ready: kvbrokerd %s, socket %s, %u devices of %s together, policy %s, events by "
+		 "%s, "
+		 "tables %s",
+		 KVB_VERSION, s->cfg.socket, s->cfg.devices, size_format(bytes).text, s->cfg.policy,
+		 loop_engine_name(s->loop), size_format(s->state_bytes).text);
+	sd_notifyf(0, "READY=1\nSTATUS=serving %u devices", s->cfg.devices);
+}
+
+int server_start(struct server *s, const struct server_config *cfg)
+{
+	uint64_t watchdog_us;
+	int error;
+
+	*s = (struct server){
+		.cfg = *cfg,
+		.state_fd = -1,
+		.lock_fd = -1,
+		.listen_fd = -1,
+		.signal_fd = -1,
+		.listener = LOOP_SOURCE_NULL,
+		.signals = LOOP_SOURCE_NULL,
+		.worker_done = LOOP_SOURCE_NULL,
+		.now_ns = server_clock_ns(),
+		.overdue_ns = UINT64_MAX,
+		.settle_ns = UINT64_MAX,
+	};
+	s->started_ns = s->now_ns;
+	if (sd_watchdog_enabled(0, &watchdog_us) > 0)
+		s->watchdog_ns = watchdog_us * 1000 / 2;
+	core_limits_fill(&s->cfg.limits);
+	start_raise_nofile(&s->cfg);
+	error = server_step(server_block_signals(s), "signals");
+	if (error == 0)
+		error = start_lock(s);
+	if (error == 0)
+		error = start_reserve(s);
+	if (error == 0)
+		error = server_step(worker_new(&s->worker), "device worker");
+	if (error == 0)
+		error = start_tables(s);
+	if (error == 0)
+		error = server_start_loop(s);
+	if (error == 0)
+		error = server_step(sessions_new(s), "sessions");
+	if (error == 0)
+		error = server_step(grants_new(s), "grants");
+	if (error == 0)
+		error = server_step(stats_open(s), "stats segment");
+	if (error == 0)
+		error = listener_open(s);
+	if (error) {
+		server_finish(s);
+		return error;
+	}
+	server_say_ready(s);
+	stats_publish(s);
+	return 0;
+}
+
+void server_finish(struct server *s)
+{
+	if (s->loop) {
+		listener_close(s);
+		sessions_free(s);
+	}
+	if (s->stats)
+		stats_close(s);
+	grants_free(s);
+	if (s->loop) {
+		loop_del(s->loop, &s->signals);
+		loop_del(s->loop, &s->worker_done);
+	}
+	s->worker = worker_free(s->worker);
+	s->loop = loop_free(s->loop);
+	if (s->signal_fd >= 0)
+		close(s->signal_fd);
+	s->signal_fd = -1;
+	start_undo(s);
+}
+
+/* ---- revocations that are overdue ---------------------------------------------------------- */
+
+/* Everyone who was sent the slab and has not given it up. */
+static void server_kick_holders(struct server *s, const struct core_slab *slab)
+{
+	const struct core_space *space = &s->core.spaces[slab->space];
+
+	for (uint16_t i = space->member; i != CORE_NONE16; i = s->core.members[i].space_next) {
+		const struct core_member *m = &s->core.members[i];
+		struct session *ss = session_of_client(s, m->client);
+
+		if (!ss || !(m->sent[slab->slot / 64] >> (slab->slot % 64) & 1))
+			continue;
+		s->kicked++;
+		session_break(ss, ETIMEDOUT, "it did not give a revoked slab back in time");
+	}
+}
+
+static void server_act_overdue(struct server *s, unsigned index)
+{
+	static const char *const words[] = {
+		[REVOKE_EXTEND] = "it gets as much time again",
+		[REVOKE_KICK] = "its holders are disconnected",
+		[REVOKE_QUARANTINE] = "its memory is out of use until they let go",
+	};
+	const struct core_slab *slab = &s->core.slabs[index];
+	enum revoke_policy policy = s->cfg.revoke_policy;
+
+	if (log_limit_pass(&overdue_limit, s->now_ns, 10))
+		log_warn("slab %u of space %u is not given back in time by %u clients: %s",
+			 slab->slot, slab->space, slab->mapped, words[policy]);
+	if (policy == REVOKE_KICK)
+		server_kick_holders(s, slab);
+	core_slab_extend(&s->core, index,
+			 policy == REVOKE_QUARANTINE ? SERVER_FOR_EVER_NS : s->cfg.revoke_grace_ns);
+}
+
+/* Acts on slabs whose deadline has passed; finds when the next one is. */
+static void server_look_at_revocations(struct server *s)
+{
+	uint64_t next = UINT64_MAX;
+
+	s->revocations_seen = s->core.h->n.revocations;
+	for (unsigned i = 0; (i = core_slab_overdue(&s->core, i)) != CORE_NONE16; i++)
+		server_act_overdue(s, i);
+	for (unsigned i = 0; s->core.h->slabs_draining && i < s->core.h->limits.slabs; i++) {
+		const struct core_slab *slab = &s->core.slabs[i];
+
+		if (slab->state == CORE_SLAB_DRAINING && slab->deadline_ns < next)
+			next = slab->deadline_ns;
+	}
+	s->overdue_ns = next;
+}
+
+/* ---- the wheel ----------------------------------------------------------------------------- */
+
+/* What goes by the clock. */
+static void server_timers(struct server *s, bool busy)
+{
+	server_look_at_clock(s);
+	listener_turn(s);
+	stats_turn(s);
+	if (busy)
+		s->settle_ns = s->now_ns + SERVER_SETTLE_NS;
+	if (s->revocations_seen != s->core.h->n.revocations || s->now_ns >= s->overdue_ns)
+		server_look_at_revocations(s);
+	if (s->draining && (!s->engines || s->now_ns >= s->drain_until_ns))
+		s->stop = true;
+	if (s->watchdog_ns && s->now_ns >= s->watchdog_next_ns) {
+		s->watchdog_next_ns = s->now_ns + s->watchdog_ns;
+		sd_notify(0, "WATCHDOG=1");
+	}
+}
+
+/* True: there is more to do now. */
+static bool server_turn(struct server *s)
+{
+	bool busy = ring_turn(s);
+
+	if (admin_turn(s))
+		busy = true;
+	if (core_work(&s->core, SERVER_WORK_UNITS))
+		busy = true;
+	grants_turn(s);
+	session_turn(s);
+	s->turns++;
+	return busy || s->core.h->clients_reaping;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* How long there is nothing to do unless the loop says otherwise. */
+static uint64_t server_rest_ns(const struct server *s)
+{
+	uint64_t next = earlier(ring_next_ns(s), session_next_ns(s));
+
+	next = earlier(next, earlier(listener_next_ns(s), grants_next_ns(s)));
+	next = earlier(next, earlier(s->overdue_ns, s->settle_ns));
+	if (s->draining)
+		next = earlier(next, s->drain_until_ns);
+	if (s->watchdog_ns)
+		next = earlier(next, s->watchdog_next_ns);
+	if (next == UINT64_MAX)
+		return next;
+	return next > s->now_ns ? next - s->now_ns : 0;
+}
+
+static int server_sleep(struct server *s)
+{
+	uint64_t rest = server_rest_ns(s);
+	int n;
+
+	s->sleeps++;
+	n = loop_run(s->loop, rest);
+	server_look_at_clock(s);
+	s->looked_ns = s->now_ns;
+	if (n > 0) {
+		s->settle_ns = s->now_ns + SERVER_SETTLE_NS;
+	} else if (s->now_ns >= s->settle_ns) {
+		s->settle_ns = UINT64_MAX;
+		stats_publish(s);
+	}
+	return n;
+}
+
+/* A look at the loop between turns, when it has something or cannot say. */
+static int server_look(struct server *s)
+{
+	if (!loop_pending(s->loop) || s->now_ns - s->looked_ns < s->look_gap_ns)
+		return 0;
+	s->looked_ns = s->now_ns;
+	return loop_run(s->loop, 0);
+}
+
+int server_run(struct server *s)
+{
+	int n = 0;
+
+	while (!s->stop && n >= 0) {
+		bool busy = server_turn(s);
+
+		if (busy || !s->hot_count || s->turns % SERVER_CLOCK_TURNS == 0)
+			server_timers(s, busy);
+		if (s->stop)
+			break;
+		if (busy || s->hot_count)
+			n = server_look(s);
+		else
+			n = server_sleep(s);
+	}
+	if (n < 0) {
+		log_error("the event loop is broken: %s", strerror(-n));
+		return n;
+	}
+	log_info("stopped: %u clients are left behind", s->engines);
+	return 0;
+}

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * What happens once, before the first turn, and what undoes it: limits of the process, the state
+ * directory and its lock, the reservation, the tables.
+ *
+ * The reservation is made by arithmetic: what the devices promise must be available on their nodes
+ * now, and what tenants are promised must fit their devices. If not, the daemon does not start and
+ * says by how much. Slabs are committed when they are granted, so memory that something else takes
+ * later is a refused grant, not a killed process.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/io/fault.h"
+#include "broker/io/log.h"
+#include "broker/io/size.h"
+#include "broker/io/start.h"
+#include "broker/io/worker.h"
+#include "broker/policy/policy.h"
+#include "cuda_driver/gpu.h"
+#include "numa/placement.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+#define START_FDS_PER_CLIENT 6u /* socket, pidfd, three memfds, doorbell */
+#define START_FDS_OWN 64u
+#define START_HUGE_BYTES (2ull << 20)
+
+/* ---- the process --------------------------------------------------------------------------- */
+
+void start_raise_nofile(const struct server_config *cfg)
+{
+	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT +
+			(uint64_t)cfg->devices * GPU_HOST_HANDLES_MAX;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		log_warn("cannot raise the limit of open files: %s", strerror(errno));
+	getrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur < need)
+		log_warn("%llu open files are allowed, %llu are needed when every client and slab "
+			 "is there (raise LimitNOFILE, or lower --max-clients)",
+			 (unsigned long long)limit.rlim_cur, (unsigned long long)need);
+}
+
+/* ---- state directory ----------------------------------------------------------------------- */
+
+static int start_open_dir(const char *path)
+{
+	struct stat st;
+	int fd;
+
+	if (mkdir(path, 0755) < 0 && errno != EEXIST) {
+		log_error("state directory %s: cannot make it: %s", path, strerror(errno));
+		return -errno;
+	}
+	fd = open(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY);
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		int error = -errno;
+
+		log_error("state directory %s: %s%s", path, strerror(errno),
+			  errno == ELOOP || errno == ENOTDIR
+				  ? " (it must be a directory, not a link)"
+				  : "");
+		if (fd >= 0)
+			close(fd);
+		return error;
+	}
+	if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & S_IWOTH)) {
+		log_error("state directory %s: others may write to it (it must belong to the "
+			  "daemon's user, mode 0755 or less)",
+			  path);
+		close(fd);
+		return -EPERM;
+	}
+	return fd;
+}
+
+static void start_say_locked(const char *path, int fd)
+{
+	char pid[16] = "";
+	ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
+
+	pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
+	log_error(
+		"state directory %s: another kvbrokerd is using it, pid %s (stop that one, or give "
+		"another --state-dir)",
+		path, pid[0] ? pid : "unknown");
+}
+
+int start_lock(struct server *s)
+{
+	const char *path = s->cfg.state_dir;
+	int dir = start_open_dir(path);
+	int error = 0;
+
+	if (dir < 0)
+		return dir;
+	s->lock_fd = fault_fails("lock")
+			     ? -1
+			     : openat(dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+	if (s->lock_fd < 0) {
+		error = -errno;
+		log_error("state directory %s: cannot open its lock: %s", path, strerror(errno));
+	} else if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		error = -errno;
+		if (errno == EWOULDBLOCK)
+			start_say_locked(path, s->lock_fd);
+		else
+			log_error("state directory %s: cannot lock it: %s", path, strerror(errno));
+	} else if (ftruncate(s->lock_fd, 0) < 0 || dprintf(s->lock_fd, "%d\n", getpid()) < 0) {
+		error = -errno;
+		log_error("state directory %s: %s", path, strerror(errno));
+	}
+	close(dir);
+	return error;
+}
+
+/* ---- reservation --------------------------------------------------------------------------- */
+
+static int start_check_node(const struct server *s, uint32_t node)
+{
+	struct placement_memory memory;
+	uint64_t want = 0;
+	int error = placement_node_memory(node, &memory);
+
+	if (error) {
+		log_error("device host:%u: this machine has no memory node %u (see numactl -H)",
+			  node, node);
+		return error;
+	}
+	for (unsigned i = 0; i < s->cfg.devices; i++) {
+		if (s->cfg.device[i].kind == KVB_DEVICE_HOST && s->cfg.device[i].ordinal == node)
+			want += s->cfg.device[i].capacity_bytes;
+	}
+	if (want > memory.available_bytes) {
+		log_error(
+			"device host:%u: asked %s; %s of %s on node %u is available (ask for less, "
+			"or free some)",
+			node, size_format(want).text, size_format(memory.available_bytes).text,
+			size_format(memory.total_bytes).text, node);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+int start_reserve(const struct server *s)
+{
+	for (unsigned i = 0; i < s->cfg.devices; i++) {
+		const struct server_device_config *d = &s->cfg.device[i];
+		int error;
+
+		if (d->kind != KVB_DEVICE_HOST) {
+			log_error("device cuda:%u: this daemon serves host devices only",
+				  d->ordinal);
+			return -ENODEV;
+		}
+		error = start_check_node(s, d->ordinal);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+/* ---- tables -------------------------------------------------------------------------------- */
+
+static int start_state_memfd(void)
+{
+	int fd;
+
+	if (fault_fails("memfd"))
+		return -errno;
+	fd = memfd_create("kvb-state", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	if (fd < 0 && errno == EINVAL)
+		fd = memfd_create("kvb-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	return fd < 0 ? -errno : fd;
+}
+
+static int start_map_state(struct server *s)
+{
+	uint64_t bytes = core_bytes(&s->cfg.limits);
+
+	s->state_bytes = (bytes + START_HUGE_BYTES - 1) / START_HUGE_BYTES * START_HUGE_BYTES;
+	s->state_fd = start_state_memfd();
+	if (s->state_fd < 0)
+		return s->state_fd;
+	if (ftruncate(s->state_fd, (off_t)s->state_bytes) < 0)
+		return -errno;
+	s->state = fault_fails("mmap") ? MAP_FAILED
+				       : mmap(NULL, s->state_bytes, PROT_READ | PROT_WRITE,
+					      MAP_SHARED, s->state_fd, 0);
+	if (s->state == MAP_FAILED) {
+		s->state = NULL;
+		return -errno;
+	}
+	/* Where the system grants huge pages for shared memory a lookup misses the TLB less. */
+	if (s->cfg.huge_pages)
+		madvise(s->state, s->state_bytes, MADV_HUGEPAGE);
+	madvise(s->state, s->state_bytes, MADV_DONTDUMP);
+	return 0;
+}
+
+static int start_devices(struct server *s)
+{
+	for (unsigned i = 0; i < s->cfg.devices; i++) {
+		const struct server_device_config *d = &s->cfg.device[i];
+		uint64_t handle = gpu_handle_bytes(d->kind, d->capacity_bytes);
+		char name[KVB_NAME_BYTES];
+		int index, error;
+
+		snprintf(name, sizeof(name), "%s:%u", gpu_driver_name(d->kind), d->ordinal);
+		index = core_device_add(&s->core, d->kind, d->ordinal, name, d->capacity_bytes,
+					handle);
+		error = index < 0 ? index
+				  : worker_device(s->worker, (uint32_t)index, d->kind, d->ordinal);
+		if (error) {
+			log_error("device %s: %s", name,
+				  index == -EEXIST ? "given twice" : strerror(-error));
+			return error;
+		}
+	}
+	return 0;
+}
+
+static int start_tenants(struct server *s)
+{
+	const struct core_tenant_spec all = {
+		.name = "default",
+		.uid = geteuid(),
+		.device = -1,
+		.high_bytes = UINT64_MAX,
+		.max_bytes = UINT64_MAX,
+		.weight = 1,
+	};
+	const struct core_tenant_spec *specs = s->cfg.tenants ? s->cfg.tenant : &all;
+	unsigned n = s->cfg.tenants ? s->cfg.tenants : 1;
+	char why[256];
+
+	for (unsigned i = 0; i < n; i++) {
+		int tenant = core_tenant_set(&s->core, &specs[i], false, why, sizeof(why));
+
+		if (tenant < 0) {
+			log_error("tenant %s: %s", specs[i].name, why);
+			return tenant;
+		}
+	}
+	return 0;
+}
+
+int start_tables(struct server *s)
+{
+	const struct policy_ops *policy = policy_find(s->cfg.policy);
+	uint64_t random[5];
+	int error = 0;
+
+	if (!policy) {
+		log_error("policy %s: there is none of that name", s->cfg.policy);
+		return -EINVAL;
+	}
+	if (fault_fails("random") || getrandom(random, sizeof(random), 0) != sizeof(random))
+		error = errno ? -errno : -EIO;
+	if (error == 0)
+		error = start_map_state(s);
+	if (error) {
+		log_error("tables of %s for %u pages: %s (lower --max-pages)",
+			  size_format(s->state_bytes).text, s->cfg.limits.pages, strerror(-error));
+		return error;
+	}
+	s->boot_id = random[4];
+	core_init(&s->core, s->state, &s->cfg.limits, random, s->boot_id, policy);
+	core_set_time(&s->core, s->now_ns);
+	error = start_devices(s);
+	if (error == 0)
+		error = start_tenants(s);
+	return error;
+}
+
+void start_undo(struct server *s)
+{
+	if (s->state)
+		munmap(s->state, s->state_bytes);
+	if (s->state_fd >= 0)
+		close(s->state_fd);
+	/* The lock goes last: until then nobody else may think the directory is theirs. */
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	s->state = NULL;
+	s->state_fd = -1;
+	s->lock_fd = -1;
+}

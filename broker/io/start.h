@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * Steps of server_start(), in this order. Each logs why it fails. Nobody else calls them.
+ */
+
+#include "broker/io/server.h"
+
+void start_raise_nofile(const struct server_config *cfg);
+int start_lock(struct server *s); /* state directory, and the lock against a second daemon */
+int start_reserve(const struct server *s);
+int start_tables(struct server *s); /* needs the worker */
+void start_undo(struct server *s);
