@@ -13,7 +13,7 @@
 
 struct suite_case {
 	const TTest **test; /* the name START_TEST() made */
-	double timeout_s; /* 0 = Check's default */
+	double timeout_s;   /* 0 = Check's default */
 };
 
 /* Runs every case up to the one whose test is NULL. Returns main()'s exit status. */
