@@ -8,7 +8,7 @@
  * is its own, so the walk is linear in pages and quadratic only in small things.
  */
 
-#include "broker/core/internal.h"
+#include "broker/core/index.h"
 
 struct report {
 	char *why;
@@ -34,8 +34,10 @@ static int check_sealed(const struct core *c, struct report *r, uint32_t page)
 
 	MUST(r, p->ns < c->h->limits.namespaces && c->namespaces[p->ns].used,
 	     "page %u: sealed under no namespace (%u)", page, p->ns);
-	MUST(r, p->leases || p->flags & CORE_PAGE_INDEXED, "page %u: sealed, unleased, not indexed", page);
-	MUST(r, p->leases || p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED) ||
+	MUST(r, p->leases || p->flags & CORE_PAGE_INDEXED, "page %u: sealed, unleased, not indexed",
+	     page);
+	MUST(r,
+	     p->leases || p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED) ||
 		     core_slab_of(c, page)->state == CORE_SLAB_DRAINING || core_page_stale(c, p),
 	     "page %u: unleased and not a candidate", page);
 	if (!(p->flags & CORE_PAGE_INDEXED))
@@ -53,7 +55,8 @@ static int check_leases_of(const struct core *c, struct report *r, uint32_t page
 
 	for (uint32_t i = p->lease; n < p->leases; i = c->leases[i].page_next, n++) {
 		MUST(r, i < c->h->lease_fresh, "page %u: lease list leaves the table", page);
-		MUST(r, c->leases[i].page == page, "page %u: lease %u is of page %u", page, i, c->leases[i].page);
+		MUST(r, c->leases[i].page == page, "page %u: lease %u is of page %u", page, i,
+		     c->leases[i].page);
 		MUST(r, c->leases[i].count, "page %u: lease %u counts nothing", page, i);
 	}
 	return 0;
@@ -65,8 +68,10 @@ static int check_page(const struct core *c, struct report *r, uint32_t page, str
 	bool is_free = bit_test(c->free_bits, page);
 
 	MUST(r, p->gen, "page %u: generation 0", page);
-	MUST(r, is_free == (p->state == CORE_PAGE_FREE), "page %u: state %u, free bit %d", page, p->state, is_free);
-	MUST(r, p->state == CORE_PAGE_SEALED || !(p->flags & (CORE_PAGE_INDEXED | CORE_PAGE_LISTED)),
+	MUST(r, is_free == (p->state == CORE_PAGE_FREE), "page %u: state %u, free bit %d", page,
+	     p->state, is_free);
+	MUST(r,
+	     p->state == CORE_PAGE_SEALED || !(p->flags & (CORE_PAGE_INDEXED | CORE_PAGE_LISTED)),
 	     "page %u: state %u, flags %#x", page, p->state, p->flags);
 	switch (p->state) {
 	case CORE_PAGE_FREE:
@@ -78,7 +83,9 @@ static int check_page(const struct core *c, struct report *r, uint32_t page, str
 			t->held++;
 		else
 			t->quarantined++;
-		MUST(r, p->owner < c->h->limits.clients && c->clients[p->owner].state != CORE_CLIENT_FREE,
+		MUST(r,
+		     p->owner < c->h->limits.clients &&
+			     c->clients[p->owner].state != CORE_CLIENT_FREE,
 		     "page %u: held by nobody (%u)", page, p->owner);
 		MUST(r, !p->leases, "page %u: held and leased", page);
 		return 0;
@@ -99,27 +106,35 @@ static int check_slab(const struct core *c, struct report *r, unsigned index)
 	struct slab_tally t = { 0 };
 	uint32_t mapped = 0;
 
-	MUST(r, slab->space < c->h->limits.spaces && s->used, "slab %u: no space %u", index, slab->space);
-	MUST(r, s->slab_of_slot[slab->slot] == index, "slab %u: slot %u is another's", index, slab->slot);
-	MUST(r, c->units[slab->base / CORE_UNIT_PAGES] == index, "slab %u: its unit is another's", index);
-	MUST(r, bit_test(s->live, slab->slot) == (slab->state == CORE_SLAB_LIVE), "slab %u: live bit", index);
+	MUST(r, slab->space < c->h->limits.spaces && s->used, "slab %u: no space %u", index,
+	     slab->space);
+	MUST(r, s->slab_of_slot[slab->slot] == index, "slab %u: slot %u is another's", index,
+	     slab->slot);
+	MUST(r, c->units[slab->base / CORE_UNIT_PAGES] == index, "slab %u: its unit is another's",
+	     index);
+	MUST(r, bit_test(s->live, slab->slot) == (slab->state == CORE_SLAB_LIVE),
+	     "slab %u: live bit", index);
 	if (slab->state == CORE_SLAB_CREATING)
 		return 0;
 	for (uint32_t i = 0; i < slab->pages; i++) {
 		if (check_page(c, r, slab->base + i, &t))
 			return -EUCLEAN;
 	}
-	MUST(r, t.free == slab->free && t.held == slab->held && t.quarantined == slab->quarantined &&
+	MUST(r,
+	     t.free == slab->free && t.held == slab->held && t.quarantined == slab->quarantined &&
 		     t.sealed == slab->sealed,
-	     "slab %u: counts %u/%u/%u/%u free/held/quarantined/sealed, finds %u/%u/%u/%u", index, slab->free,
-	     slab->held, slab->quarantined, slab->sealed, t.free, t.held, t.quarantined, t.sealed);
+	     "slab %u: counts %u/%u/%u/%u free/held/quarantined/sealed, finds %u/%u/%u/%u", index,
+	     slab->free, slab->held, slab->quarantined, slab->sealed, t.free, t.held, t.quarantined,
+	     t.sealed);
 	MUST(r, bit_test(s->has_free, slab->slot) == (slab->state == CORE_SLAB_LIVE && slab->free),
 	     "slab %u: has_free bit", index);
 	for (uint32_t w = 0; w < slab->hint; w++)
-		MUST(r, !c->free_bits[slab->base / 64 + w], "slab %u: free page below the hint", index);
+		MUST(r, !c->free_bits[slab->base / 64 + w], "slab %u: free page below the hint",
+		     index);
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next)
 		mapped += bit_test(c->members[i].sent, slab->slot);
-	MUST(r, mapped == slab->mapped, "slab %u: %u members mapped, counts %u", index, mapped, slab->mapped);
+	MUST(r, mapped == slab->mapped, "slab %u: %u members mapped, counts %u", index, mapped,
+	     slab->mapped);
 	MUST(r, slab->state != CORE_SLAB_CLOSING || (!mapped && slab->free == slab->pages),
 	     "slab %u: closing in use", index);
 	return 0;
@@ -134,12 +149,15 @@ static int check_list(const struct core *c, struct report *r, unsigned space)
 		const struct core_page *p = &c->pages[i];
 
 		MUST(r, n < s->listed, "space %u: its order does not end", space);
-		MUST(r, p->prev == prev && p->flags & CORE_PAGE_LISTED && p->state == CORE_PAGE_SEALED,
+		MUST(r,
+		     p->prev == prev && p->flags & CORE_PAGE_LISTED && p->state == CORE_PAGE_SEALED,
 		     "space %u: page %u in its order by mistake", space, i);
-		MUST(r, core_slab_of(c, i)->space == space, "space %u: orders page %u of another", space, i);
+		MUST(r, core_slab_of(c, i)->space == space, "space %u: orders page %u of another",
+		     space, i);
 		prev = i;
 	}
-	MUST(r, prev == s->hot && n == s->listed, "space %u: order has %u pages, counts %u", space, n, s->listed);
+	MUST(r, prev == s->hot && n == s->listed, "space %u: order has %u pages, counts %u", space,
+	     n, s->listed);
 	return 0;
 }
 
@@ -161,13 +179,14 @@ static int check_space(const struct core *c, struct report *r, unsigned space)
 		pages_free += slab->state == CORE_SLAB_LIVE ? slab->free : 0;
 	}
 	MUST(r, slabs == s->slabs && pages == s->pages && pages_free == s->pages_free,
-	     "space %u: counts %u slabs %u pages %u free, finds %u %u %u", space, s->slabs, s->pages,
-	     s->pages_free, slabs, pages, pages_free);
+	     "space %u: counts %u slabs %u pages %u free, finds %u %u %u", space, s->slabs,
+	     s->pages, s->pages_free, slabs, pages, pages_free);
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next, members++) {
 		MUST(r, members < s->members && c->members[i].used && c->members[i].space == space,
 		     "space %u: member list", space);
 	}
-	MUST(r, members == s->members, "space %u: %u members, counts %u", space, members, s->members);
+	MUST(r, members == s->members, "space %u: %u members, counts %u", space, members,
+	     s->members);
 	return check_list(c, r, space);
 }
 
@@ -176,15 +195,18 @@ static int check_member(const struct core *c, struct report *r, const struct cor
 	unsigned index = core_member_index(c, m);
 	uint32_t held = 0;
 
-	MUST(r, c->clients[m->client].member[m->handle] == index, "member %u: its client knows another", index);
+	MUST(r, c->clients[m->client].member[m->handle] == index,
+	     "member %u: its client knows another", index);
 	for (unsigned w = 0; w < CORE_SLOT_WORDS; w++) {
-		MUST(r, !((m->acked[w] | m->refused[w] | m->revoke[w]) & ~m->sent[w]) && !(m->acked[w] & m->refused[w]),
+		MUST(r,
+		     !((m->acked[w] | m->refused[w] | m->revoke[w]) & ~m->sent[w]) &&
+			     !(m->acked[w] & m->refused[w]),
 		     "member %u: slots acknowledged that were not sent", index);
 	}
 	for (unsigned slot = 0; slot < KVB_SLOTS_MAX; slot++)
 		held += m->held_in[slot];
-	MUST(r, held == m->held && m->magazine <= m->held, "member %u: holds %u by slot, %u in all", index,
-	     held, m->held);
+	MUST(r, held == m->held && m->magazine <= m->held, "member %u: holds %u by slot, %u in all",
+	     index, held, m->held);
 	return 0;
 }
 
@@ -197,9 +219,12 @@ static int check_client(const struct core *c, struct report *r, unsigned client)
 	for (uint32_t i = cl->lease_first; i != CORE_NONE; i = c->leases[i].client_next) {
 		const struct core_lease *l = &c->leases[i];
 
-		MUST(r, leases < cl->leases && l->client == client && l->client_prev == prev && l->count,
+		MUST(r,
+		     leases < cl->leases && l->client == client && l->client_prev == prev &&
+			     l->count,
 		     "client %u: lease list at %u", client, i);
-		MUST(r, core_lease_find(c, client, l->page) == i, "client %u: lease %u not on its page", client, i);
+		MUST(r, core_lease_find(c, client, l->page) == i,
+		     "client %u: lease %u not on its page", client, i);
 		pins += !!(l->count & CORE_LEASE_PIN);
 		leases++;
 		prev = i;
@@ -211,8 +236,8 @@ static int check_client(const struct core *c, struct report *r, unsigned client)
 		by_space += c->members[cl->member[h]].leases;
 	}
 	MUST(r, leases == cl->leases && pins == cl->pins && held == cl->held && by_space == leases,
-	     "client %u: counts %u leases %u pins %u held, finds %u (%u by space) %u %u", client, cl->leases,
-	     cl->pins, cl->held, leases, by_space, pins, held);
+	     "client %u: counts %u leases %u pins %u held, finds %u (%u by space) %u %u", client,
+	     cl->leases, cl->pins, cl->held, leases, by_space, pins, held);
 	MUST(r, leases <= cl->leases_max, "client %u: above its lease quota", client);
 	return 0;
 }
@@ -243,10 +268,13 @@ static int check_tenant(const struct core *c, struct report *r, unsigned tenant)
 		used[s->device] += s->slab_bytes;
 		draining[s->device] += slab->state >= CORE_SLAB_DRAINING ? s->slab_bytes : 0;
 	}
-	MUST(r, clients == t->clients && leases == t->leases && pins == t->pins && held == t->pages_held,
-	     "tenant %u: charged %u clients %u held %llu leases %llu pins, finds %u %u %llu %llu", tenant,
-	     t->clients, t->pages_held, (unsigned long long)t->leases, (unsigned long long)t->pins, clients,
-	     held, (unsigned long long)leases, (unsigned long long)pins);
+	MUST(r,
+	     clients == t->clients && leases == t->leases && pins == t->pins &&
+		     held == t->pages_held,
+	     "tenant %u: charged %u clients %u held %llu leases %llu pins, finds %u %u %llu %llu",
+	     tenant, t->clients, t->pages_held, (unsigned long long)t->leases,
+	     (unsigned long long)t->pins, clients, held, (unsigned long long)leases,
+	     (unsigned long long)pins);
 	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
 		const struct core_budget *b = &t->budget[d];
 
@@ -270,10 +298,12 @@ static int check_device(const struct core *c, struct report *r, unsigned device)
 		granted += b->used_bytes;
 		promised += b->min_bytes > b->used_bytes ? b->min_bytes - b->used_bytes : 0;
 	}
-	MUST(r, granted == d->granted_bytes && granted <= d->capacity_bytes, "device %u: granted %llu, finds %llu",
-	     device, (unsigned long long)d->granted_bytes, (unsigned long long)granted);
-	MUST(r, promised <= d->capacity_bytes - granted, "device %u: promises %llu with %llu free", device,
-	     (unsigned long long)promised, (unsigned long long)(d->capacity_bytes - granted));
+	MUST(r, granted == d->granted_bytes && granted <= d->capacity_bytes,
+	     "device %u: granted %llu, finds %llu", device, (unsigned long long)d->granted_bytes,
+	     (unsigned long long)granted);
+	MUST(r, promised <= d->capacity_bytes - granted, "device %u: promises %llu with %llu free",
+	     device, (unsigned long long)promised,
+	     (unsigned long long)(d->capacity_bytes - granted));
 	return 0;
 }
 
@@ -286,7 +316,8 @@ static int check_namespaces(const struct core *c, struct report *r)
 
 		if (!ns->used)
 			continue;
-		MUST(r, ns->pages_current <= ns->pages, "namespace %u: more current pages than pages", i);
+		MUST(r, ns->pages_current <= ns->pages,
+		     "namespace %u: more current pages than pages", i);
 		stale += ns->pages - ns->pages_current;
 		sealed += ns->pages;
 	}
@@ -294,8 +325,9 @@ static int check_namespaces(const struct core *c, struct report *r)
 		if (c->slabs[i].state != CORE_SLAB_FREE)
 			by_slab += c->slabs[i].sealed;
 	}
-	MUST(r, stale == c->h->pages_stale && sealed == by_slab, "namespaces: %llu pages, slabs %llu; stale %llu of %llu",
-	     (unsigned long long)sealed, (unsigned long long)by_slab, (unsigned long long)stale,
+	MUST(r, stale == c->h->pages_stale && sealed == by_slab,
+	     "namespaces: %llu pages, slabs %llu; stale %llu of %llu", (unsigned long long)sealed,
+	     (unsigned long long)by_slab, (unsigned long long)stale,
 	     (unsigned long long)c->h->pages_stale);
 	return 0;
 }
@@ -311,7 +343,8 @@ static int check_index(const struct core *c, struct report *r)
 			if (!c->groups[g].tag[i])
 				continue;
 			n++;
-			MUST(r, page < c->h->limits.pages && c->pages[page].flags & CORE_PAGE_INDEXED,
+			MUST(r,
+			     page < c->h->limits.pages && c->pages[page].flags & CORE_PAGE_INDEXED,
 			     "index group %u: leads to page %u", g, page);
 		}
 	}
@@ -323,8 +356,8 @@ static int check_index(const struct core *c, struct report *r)
 		leases += c->clients[i].leases;
 	}
 	MUST(r, reaping == c->h->clients_reaping && leases == c->h->leases_used,
-	     "%u clients reaping and %u leases, counts %u and %u", reaping, leases, c->h->clients_reaping,
-	     c->h->leases_used);
+	     "%u clients reaping and %u leases, counts %u and %u", reaping, leases,
+	     c->h->clients_reaping, c->h->leases_used);
 	return 0;
 }
 

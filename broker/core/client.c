@@ -128,7 +128,8 @@ struct core_member *core_next_member(struct core *c)
 
 		c->h->member_todo = m->todo_next;
 		m->todo = 0;
-		if (m->used && c->clients[m->client].state == CORE_CLIENT_ATTACHED && member_owed(c, m))
+		if (m->used && c->clients[m->client].state == CORE_CLIENT_ATTACHED &&
+		    member_owed(c, m))
 			return m;
 	}
 	return NULL;

@@ -97,8 +97,8 @@ static void view(struct core *c, void *mem)
 	c->namespaces = (void *)(base + c->h->off_namespaces);
 }
 
-void core_init(struct core *c, void *mem, const struct core_limits *limits, const uint64_t secret[4],
-	       uint64_t boot_id, const struct policy_ops *policy)
+void core_init(struct core *c, void *mem, const struct core_limits *limits,
+	       const uint64_t secret[4], uint64_t boot_id, const struct policy_ops *policy)
 {
 	struct core_header *h = mem;
 

@@ -61,8 +61,8 @@ void core_limits_fill(struct core_limits *limits); /* replaces zeros by defaults
 uint64_t core_bytes(const struct core_limits *limits);
 
 /* mem: core_bytes() of zeros, 4096-aligned, the caller's for as long as the core is used. */
-void core_init(struct core *c, void *mem, const struct core_limits *limits, const uint64_t secret[4],
-	       uint64_t boot_id, const struct policy_ops *policy);
+void core_init(struct core *c, void *mem, const struct core_limits *limits,
+	       const uint64_t secret[4], uint64_t boot_id, const struct policy_ops *policy);
 
 /* Monotonic; a step back is ignored. */
 void core_set_time(struct core *c, uint64_t now_ns);
@@ -89,7 +89,7 @@ int core_device_find(const struct core *c, uint32_t kind, uint32_t ordinal); /* 
 struct core_tenant_spec {
 	char name[KVB_NAME_BYTES];
 	uint32_t uid;
-	int device; /* index, or -1 for every device */
+	int device;                                /* index, or -1 for every device */
 	uint64_t min_bytes, high_bytes, max_bytes; /* high and max: UINT64_MAX = the device */
 	uint32_t weight;                           /* 1..1000 */
 };
@@ -116,9 +116,10 @@ void core_client_close(struct core *c, unsigned client);
 void core_client_dead(struct core *c, unsigned client);
 
 /* Joins (or makes) a space. Returns the client's handle for it, or -EINVAL -ENODEV -ENOSPC. */
-int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal, uint32_t regions,
-		    uint64_t stride_bytes, uint64_t tag);
-int core_space_close(struct core *c, unsigned client, uint32_t handle); /* -ENOENT -EBUSY pages or leases */
+int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
+		    uint32_t regions, uint64_t stride_bytes, uint64_t tag);
+int core_space_close(struct core *c, unsigned client,
+		     uint32_t handle); /* -ENOENT -EBUSY pages or leases */
 
 /* The member behind a client's handle, or NULL: a client's mistake. */
 struct core_member *core_member_get(struct core *c, unsigned client, uint32_t handle);
@@ -131,9 +132,10 @@ static inline unsigned core_member_index(const struct core *c, const struct core
 /* ---- namespaces (namespace.c) -------------------------------------------------------------- */
 
 int core_ns_open(struct core *c, unsigned client, const struct kvb_ns_open *open,
-		 struct kvb_ns_info *ret); /* 0, -EINVAL, -ENOSPC */
+		 struct kvb_ns_info *ret);                               /* 0, -EINVAL, -ENOSPC */
 int core_ns_get(const struct core *c, unsigned client, uint32_t handle); /* index or -ENOENT */
-int core_epoch_bump(struct core *c, unsigned client, uint32_t handle, uint64_t *ret_epoch); /* -ENOENT -EPERM */
+int core_epoch_bump(struct core *c, unsigned client, uint32_t handle,
+		    uint64_t *ret_epoch);       /* -ENOENT -EPERM */
 void core_ns_bump(struct core *c, unsigned ns); /* operator's bump; cannot fail, O(1) (I6) */
 
 /* ---- pages (page.c, lease.c, lookup.c) ----------------------------------------------------- */
@@ -141,11 +143,13 @@ void core_ns_bump(struct core *c, unsigned ns); /* operator's bump; cannot fail,
 /* Pages for `m` into ret[n]: free ones, then by eviction. done may be less than n with status 0. */
 struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, uint32_t flags,
 			     kvb_page_t *ret);
-struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n);
+struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page,
+			    uint32_t n);
 
 /* ret[i]: the page now under the key: the operand's, or the one that was there first. */
 struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, uint64_t epoch,
-			    uint64_t salt, const struct kvb_seal *seal, uint32_t n, kvb_page_t *ret);
+			    uint64_t salt, const struct kvb_seal *seal, uint32_t n,
+			    kvb_page_t *ret);
 
 /*
  * Leading run of resident keys; with all, every key, and *lead counts on while no key missed.
@@ -160,18 +164,19 @@ struct core_lookup {
 };
 struct core_batch core_lookup(struct core *c, struct core_member *m, struct core_lookup *lk,
 			      const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret);
-struct core_batch core_release(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n);
-struct core_batch core_pin(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n,
-			   bool pin);
-struct core_batch core_hint(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n,
-			    uint64_t hint);
+struct core_batch core_release(struct core *c, struct core_member *m, const kvb_page_t *page,
+			       uint32_t n);
+struct core_batch core_pin(struct core *c, struct core_member *m, const kvb_page_t *page,
+			   uint32_t n, bool pin);
+struct core_batch core_hint(struct core *c, struct core_member *m, const kvb_page_t *page,
+			    uint32_t n, uint64_t hint);
 
 /* The resident page under a key of a namespace in a space, without leasing; CORE_NONE. */
 uint32_t core_page_find(const struct core *c, unsigned space, unsigned ns, uint64_t salt,
 			const struct kvb_hash *hash);
 kvb_page_t core_page_name(const struct core *c, uint32_t page); /* ABI name of a page record */
-int core_page_evict(struct core *c, uint32_t page);	  /* -EBUSY: leased, pinned or held */
-int core_page_pin(struct core *c, uint32_t page, bool pin); /* operator's pin */
+int core_page_evict(struct core *c, uint32_t page);             /* -EBUSY: leased, pinned or held */
+int core_page_pin(struct core *c, uint32_t page, bool pin);     /* operator's pin */
 
 /* ---- slabs (slab.c, grow.c) ---------------------------------------------------------------- */
 
@@ -193,11 +198,13 @@ void core_slab_closed(struct core *c, unsigned slab);
 /* The client maps a slab's memory: sent (before the message leaves), acknowledged, or refused. */
 void core_grant_sent(struct core *c, struct core_member *m, unsigned slot);
 void core_grant_acked(struct core *c, struct core_member *m, unsigned slot, bool mapped);
-/* 0, -ENOENT not revoked here, -EBUSY with the pages it still holds or leases there in *ret_busy. */
+/* 0, -ENOENT not revoked here, -EBUSY with the pages it still holds or leases there in *ret_busy.
+ */
 int core_reclaim_ack(struct core *c, struct core_member *m, uint64_t slot, uint32_t *ret_busy);
 
 enum core_slot_state { CORE_SLOT_EMPTY, CORE_SLOT_PENDING, CORE_SLOT_READY, CORE_SLOT_REVOKED };
-enum core_slot_state core_slot_state(const struct core *c, const struct core_member *m, unsigned slot);
+enum core_slot_state core_slot_state(const struct core *c, const struct core_member *m,
+				     unsigned slot);
 
 /* The next slab the device has to create (CREATING) or take back (CLOSING); CORE_NONE16. */
 unsigned core_next_slab(struct core *c);

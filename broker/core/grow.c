@@ -12,8 +12,8 @@
  *      loss, no less for its weight than the asker has after the gain. So shares settle by weight
  *      and do not swing back.
  *
- * 2 and 3 only serve an asker that is not above its own high. A tenant at its max can only be served
- * from its own spaces without members. Revocation takes time: the asker asks again.
+ * 2 and 3 only serve an asker that is not above its own high. A tenant at its max can only be
+ * served from its own spaces without members. Revocation takes time: the asker asks again.
  */
 
 #include "broker/core/internal.h"
@@ -39,7 +39,8 @@ static bool may_lose(const struct core_budget *b, uint64_t bytes)
 }
 
 /* Rule 1. own_only: the asker is at its max. */
-static struct core_space *idle_space(const struct core *c, const struct core_space *asker, bool own_only)
+static struct core_space *idle_space(const struct core *c, const struct core_space *asker,
+				     bool own_only)
 {
 	struct core_space *best = NULL;
 
@@ -47,9 +48,11 @@ static struct core_space *idle_space(const struct core *c, const struct core_spa
 		struct core_space *s = &c->spaces[i];
 		bool own = s->tenant == asker->tenant;
 
-		if (!s->used || s->members || s == asker || s->device != asker->device || !has_live(s))
+		if (!s->used || s->members || s == asker || s->device != asker->device ||
+		    !has_live(s))
 			continue;
-		if (!own && (own_only || !may_lose(&c->tenants[s->tenant].budget[s->device], s->slab_bytes)))
+		if (!own && (own_only ||
+			     !may_lose(&c->tenants[s->tenant].budget[s->device], s->slab_bytes)))
 			continue;
 		if (!best || s->used_ns < best->used_ns)
 			best = s;
@@ -81,8 +84,8 @@ static int richest_tenant(const struct core *c, const struct core_space *asker)
 		bool high = settled(b) > b->high_bytes;
 		double left = share(b, -(int64_t)s->slab_bytes);
 
-		if (!s->used || s->device != asker->device || s->tenant == asker->tenant || !has_live(s) ||
-		    !may_lose(b, s->slab_bytes) || (!high && left < floor))
+		if (!s->used || s->device != asker->device || s->tenant == asker->tenant ||
+		    !has_live(s) || !may_lose(b, s->slab_bytes) || (!high && left < floor))
 			continue;
 		if (best < 0 || high > best_high || (high == best_high && left > most)) {
 			best = (int)i;
@@ -129,7 +132,8 @@ static bool make_room(struct core *c, const struct core_space *asker, uint64_t b
 	return (own_only ? mine->draining_bytes : d->draining_bytes) > 0;
 }
 
-int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs, uint64_t slots[CORE_SLOT_WORDS])
+int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,
+		    uint64_t slots[CORE_SLOT_WORDS])
 {
 	struct core_space *s = &c->spaces[m->space];
 	uint32_t n = 0;

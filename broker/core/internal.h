@@ -49,13 +49,15 @@ static inline unsigned core_space_index(const struct core *c, const struct core_
 	return (unsigned)(s - c->spaces);
 }
 
-static inline kvb_page_t core_name_in(const struct core *c, const struct core_slab *slab, uint32_t page)
+static inline kvb_page_t core_name_in(const struct core *c, const struct core_slab *slab,
+				      uint32_t page)
 {
 	return KVB_PAGE(c->pages[page].gen, slab->slot * slab->pages + (page - slab->base));
 }
 
 /* The record a client's page id stands for in a space, generation not yet compared; CORE_NONE. */
-static inline uint32_t core_page_locate(const struct core *c, const struct core_space *s, kvb_page_t name)
+static inline uint32_t core_page_locate(const struct core *c, const struct core_space *s,
+					kvb_page_t name)
 {
 	uint32_t id = KVB_PAGE_ID(name);
 	uint32_t slot = id / s->pages_per_slab;
@@ -79,31 +81,6 @@ static inline bool core_page_expired(const struct core *c, const struct core_pag
 	return p->expire_s && p->expire_s <= c->now_s;
 }
 
-/* ---- index.c ------------------------------------------------------------------------------- */
-
-/* What keys of one batch have in common, mixed with the boot's secret. */
-struct core_index_seed {
-	uint64_t a, b;
-};
-
-/* A key: where it hashes to, and what a page must equal to be under it. */
-struct core_key {
-	struct kvb_hash hash;
-	uint64_t salt;
-	uint16_t ns;
-	uint16_t space;
-	uint32_t epoch;
-};
-
-struct core_index_seed core_index_seed(const struct core *c, unsigned space, unsigned ns, uint64_t salt);
-uint64_t core_index_mix(const struct core *c, struct core_index_seed seed, const struct kvb_hash *hash);
-void core_index_prefetch(const struct core *c, uint64_t mix);
-/* First page of the home group whose tag fits, to prefetch its record; CORE_NONE. */
-uint32_t core_index_candidate(const struct core *c, uint64_t mix);
-uint32_t core_index_find(const struct core *c, uint64_t mix, const struct core_key *key);
-void core_index_insert(struct core *c, uint64_t mix, uint32_t page);
-void core_index_remove(struct core *c, uint32_t page); /* by the page's own key */
-
 /* ---- page.c: transitions ------------------------------------------------------------------- */
 
 /* Whatever its counters said before, the record is free from here on, under a new generation. */
@@ -119,8 +96,19 @@ void core_page_unseal(struct core *c, uint32_t page);
 
 /* ---- lease.c ------------------------------------------------------------------------------- */
 
-uint32_t core_lease_find(const struct core *c, unsigned client, uint32_t page); /* CORE_NONE */
-int core_lease_take(struct core *c, struct core_member *m, uint32_t page);	   /* 0, -EDQUOT */
+/* The lease record of a client on a page; CORE_NONE. */
+static inline uint32_t core_lease_find(const struct core *c, unsigned client, uint32_t page)
+{
+	uint32_t i = c->pages[page].lease;
+
+	if (!c->pages[page].leases)
+		return CORE_NONE;
+	while (i != CORE_NONE && c->leases[i].client != client)
+		i = c->leases[i].page_next;
+	return i;
+}
+
+int core_lease_take(struct core *c, struct core_member *m, uint32_t page); /* 0, -EDQUOT */
 /* The record goes, and the page becomes a candidate, or free, if it was the last. */
 void core_lease_end(struct core *c, struct core_member *m, uint32_t lease);
 void core_page_unleased(struct core *c, uint32_t page);
@@ -131,7 +119,8 @@ void core_page_unleased(struct core *c, uint32_t page);
 int core_slab_create(struct core *c, struct core_space *s);
 void core_slab_revoke(struct core *c, struct core_slab *slab, uint64_t grace_ns);
 void core_slab_try_close(struct core *c, struct core_slab *slab);
-void core_slab_unmap(struct core *c, struct core_member *m, unsigned slot); /* m gives up its memory */
+void core_slab_unmap(struct core *c, struct core_member *m,
+		     unsigned slot); /* m gives up its memory */
 bool core_space_shrink_one(struct core *c, struct core_space *s, uint64_t grace_ns);
 void core_space_try_free(struct core *c, struct core_space *s);
 void core_member_remove(struct core *c, struct core_member *m);

@@ -12,17 +12,6 @@
 
 #include "broker/core/internal.h"
 
-uint32_t core_lease_find(const struct core *c, unsigned client, uint32_t page)
-{
-	uint32_t i = c->pages[page].lease;
-
-	if (!c->pages[page].leases)
-		return CORE_NONE;
-	while (i != CORE_NONE && c->leases[i].client != client)
-		i = c->leases[i].page_next;
-	return i;
-}
-
 static uint32_t lease_new(struct core *c)
 {
 	uint32_t i = c->h->lease_free;
@@ -133,8 +122,8 @@ static uint32_t lease_named(const struct core *c, const struct core_member *m, k
 	return core_lease_find(c, m->client, page);
 }
 
-static void prefetch_pages(const struct core *c, const struct core_member *m, const kvb_page_t *page,
-			   uint32_t n)
+static void prefetch_pages(const struct core *c, const struct core_member *m,
+			   const kvb_page_t *page, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t at = core_page_locate(c, &c->spaces[m->space], page[i]);
@@ -146,7 +135,8 @@ static void prefetch_pages(const struct core *c, const struct core_member *m, co
 
 #define RELEASE_AHEAD 16u
 
-struct core_batch core_release(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n)
+struct core_batch core_release(struct core *c, struct core_member *m, const kvb_page_t *page,
+			       uint32_t n)
 {
 	struct core_batch b = { 0 };
 
@@ -168,8 +158,8 @@ struct core_batch core_release(struct core *c, struct core_member *m, const kvb_
 	return b;
 }
 
-struct core_batch core_pin(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n,
-			   bool pin)
+struct core_batch core_pin(struct core *c, struct core_member *m, const kvb_page_t *page,
+			   uint32_t n, bool pin)
 {
 	struct core_client *cl = &c->clients[m->client];
 	struct core_batch b = { 0 };
@@ -202,8 +192,8 @@ struct core_batch core_pin(struct core *c, struct core_member *m, const kvb_page
 	return b;
 }
 
-struct core_batch core_hint(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n,
-			    uint64_t hint)
+struct core_batch core_hint(struct core *c, struct core_member *m, const kvb_page_t *page,
+			    uint32_t n, uint64_t hint)
 {
 	uint32_t priority = KVB_HINT_PRIORITY(hint);
 	uint64_t ttl_s = KVB_HINT_TTL_S(hint);

@@ -9,14 +9,15 @@
  * compared and acted on. The pipe starts short, since most lookups that miss do so early.
  *
  * What a lookup returns was completely written, under that key, in this epoch (I5): only SEAL puts
- * a page in the index, an epoch is part of the key, and a page leaves the index before it is reused.
+ * a page in the index, an epoch is part of the key, and a page leaves the index before it is
+ * reused.
  */
 
-#include "broker/core/internal.h"
+#include "broker/core/index.h"
 
-#define PIPE_KEYS 32u	 /* power of two, more than PIPE_LINES */
-#define PIPE_FIRST 8u	 /* keys fetched ahead of the first */
-#define PIPE_LINES 24u	 /* index lines fetched ahead */
+#define PIPE_KEYS 32u    /* power of two, more than PIPE_LINES */
+#define PIPE_FIRST 8u    /* keys fetched ahead of the first */
+#define PIPE_LINES 24u   /* index lines fetched ahead */
 #define PIPE_RECORDS 12u /* page records fetched ahead */
 
 /* The keys of a batch, `step` bytes apart, and how far each stage has come. */
@@ -82,8 +83,8 @@ static void count_lookup(struct core *c, struct core_member *m, struct core_ns *
 }
 
 /* One key: 1 leased, 0 a miss, -errno when the run ends here; *flags says more. */
-static int lookup_one(struct core *c, struct core_member *m, uint64_t mix, const struct core_key *key,
-		      uint32_t *flags, kvb_page_t *ret)
+static int lookup_one(struct core *c, struct core_member *m, uint64_t mix,
+		      const struct core_key *key, uint32_t *flags, kvb_page_t *ret)
 {
 	uint32_t page = find_usable(c, mix, key);
 	struct core_page *p = &c->pages[page];
@@ -112,7 +113,9 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 			      const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret)
 {
 	struct core_ns *ns = &c->namespaces[lk->ns];
-	struct core_key key = { .salt = lk->salt, .ns = lk->ns, .space = m->space, .epoch = ns->epoch };
+	struct core_key key = {
+		.salt = lk->salt, .ns = lk->ns, .space = m->space, .epoch = ns->epoch
+	};
 	struct pipe pipe = {
 		.seed = core_index_seed(c, m->space, lk->ns, lk->salt),
 		.keys = (const char *)hash,
@@ -197,7 +200,8 @@ static int seal_one(struct core *c, struct core_member *m, uint64_t mix, const s
 	there = core_index_find(c, mix, key);
 	if (there != CORE_NONE && find_usable(c, mix, key) != CORE_NONE) {
 		r = lookup_one(c, m, mix, key, flags, ret);
-		if (r == 0) /* in a slab the caller could not map: it can have no page under this key */
+		if (r ==
+		    0) /* in a slab the caller could not map: it can have no page under this key */
 			return -EEXIST;
 		c->h->n.seal_dups += r > 0;
 		return r < 0 ? r : 0;
@@ -215,7 +219,9 @@ struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, 
 			    uint64_t salt, const struct kvb_seal *seal, uint32_t n, kvb_page_t *ret)
 {
 	struct core_ns *space_ns = &c->namespaces[ns];
-	struct core_key key = { .salt = salt, .ns = (uint16_t)ns, .space = m->space, .epoch = space_ns->epoch };
+	struct core_key key = {
+		.salt = salt, .ns = (uint16_t)ns, .space = m->space, .epoch = space_ns->epoch
+	};
 	struct pipe pipe = {
 		.seed = core_index_seed(c, m->space, ns, salt),
 		.keys = (const char *)&seal->hash,
@@ -240,7 +246,8 @@ struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, 
 				__builtin_prefetch(&c->pages[at], 1);
 		}
 		key.hash = seal[b.done].hash;
-		r = seal_one(c, m, pipe_next(&pipe, c, b.done), &key, &seal[b.done], &b.flags, &ret[b.done]);
+		r = seal_one(c, m, pipe_next(&pipe, c, b.done), &key, &seal[b.done], &b.flags,
+			     &ret[b.done]);
 		if (r < 0) {
 			b.status = r == -EAGAIN ? 0 : r;
 			b.flags |= KVB_CQE_STOPPED;

@@ -16,7 +16,8 @@ static int ns_find(const struct core *c, unsigned tenant, const uint8_t digest[3
 	for (unsigned i = 0; i < c->h->limits.namespaces; i++) {
 		const struct core_ns *ns = &c->namespaces[i];
 
-		if (ns->used && ns->tenant == tenant && !memcmp(ns->digest, digest, sizeof(ns->digest)))
+		if (ns->used && ns->tenant == tenant &&
+		    !memcmp(ns->digest, digest, sizeof(ns->digest)))
 			return (int)i;
 	}
 	return -ENOENT;
@@ -55,7 +56,8 @@ static int ns_create(struct core *c, unsigned tenant, const uint8_t digest[32])
 	return i;
 }
 
-int core_ns_open(struct core *c, unsigned client, const struct kvb_ns_open *open, struct kvb_ns_info *ret)
+int core_ns_open(struct core *c, unsigned client, const struct kvb_ns_open *open,
+		 struct kvb_ns_info *ret)
 {
 	struct core_client *cl = &c->clients[client];
 	int handle = -ENOSPC, i;

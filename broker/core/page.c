@@ -11,7 +11,7 @@
  * becomes free, and when it is evicted into somebody's hands.
  */
 
-#include "broker/core/internal.h"
+#include "broker/core/index.h"
 
 #define EVICT_BATCH 32u
 #define EVICT_WORK 4096u /* pages one ALLOC may look at for victims */
@@ -141,7 +141,8 @@ static uint32_t take_free(struct core *c, struct core_member *m, struct core_sla
 	return got;
 }
 
-static uint32_t alloc_free(struct core *c, struct core_member *m, uint32_t n, bool magazine, kvb_page_t *ret)
+static uint32_t alloc_free(struct core *c, struct core_member *m, uint32_t n, bool magazine,
+			   kvb_page_t *ret)
 {
 	struct core_space *s = &c->spaces[m->space];
 	uint32_t got = 0;
@@ -152,15 +153,16 @@ static uint32_t alloc_free(struct core *c, struct core_member *m, uint32_t n, bo
 		while (got < n && (slots = s->has_free[w] & m->acked[w])) {
 			unsigned slot = w * 64 + (unsigned)__builtin_ctzll(slots);
 
-			got += take_free(c, m, &c->slabs[s->slab_of_slot[slot]], n - got, magazine, ret + got);
+			got += take_free(c, m, &c->slabs[s->slab_of_slot[slot]], n - got, magazine,
+					 ret + got);
 		}
 	}
 	return got;
 }
 
 /*
- * One victim of the policy goes to `m`; back into the order if `m` cannot reach its slab; or free if
- * the slab is being revoked, because only LIVE slabs hand out pages.
+ * One victim of the policy goes to `m`; back into the order if `m` cannot reach its slab; or free
+ * if the slab is being revoked, because only LIVE slabs hand out pages.
  */
 static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page, bool magazine,
 			    kvb_page_t *ret)
@@ -252,7 +254,8 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 
 #define FREE_AHEAD 32u
 
-struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page, uint32_t n)
+struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page,
+			    uint32_t n)
 {
 	const struct core_space *s = &c->spaces[m->space];
 	struct core_batch b = { 0 };

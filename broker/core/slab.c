@@ -260,11 +260,13 @@ void core_slab_unmap(struct core *c, struct core_member *m, unsigned slot)
 }
 
 /* Leases of m on pages of a slab: a walk, but only a revoked slab is ever asked for it. */
-static uint32_t leases_in(const struct core *c, const struct core_member *m, const struct core_slab *slab)
+static uint32_t leases_in(const struct core *c, const struct core_member *m,
+			  const struct core_slab *slab)
 {
 	uint32_t n = 0;
 
-	for (uint32_t i = c->clients[m->client].lease_first; i != CORE_NONE; i = c->leases[i].client_next)
+	for (uint32_t i = c->clients[m->client].lease_first; i != CORE_NONE;
+	     i = c->leases[i].client_next)
 		n += c->leases[i].page - slab->base < slab->pages;
 	return n;
 }
@@ -289,7 +291,8 @@ int core_reclaim_ack(struct core *c, struct core_member *m, uint64_t slot, uint3
 	return 0;
 }
 
-enum core_slot_state core_slot_state(const struct core *c, const struct core_member *m, unsigned slot)
+enum core_slot_state core_slot_state(const struct core *c, const struct core_member *m,
+				     unsigned slot)
 {
 	const struct core_space *s = &c->spaces[m->space];
 

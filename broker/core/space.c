@@ -29,7 +29,8 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
 }
 
 /* 0, or -EINVAL: no slab of this shape fits the device or the numbers do not make sense. */
-static int set_geometry(struct core_space *s, const struct core_device *d, uint32_t regions, uint64_t stride_bytes)
+static int set_geometry(struct core_space *s, const struct core_device *d, uint32_t regions,
+			uint64_t stride_bytes)
 {
 	uint64_t divisor, pages, handles, slots;
 
@@ -102,8 +103,8 @@ static struct core_member *member_take(struct core *c)
 	return NULL;
 }
 
-int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal, uint32_t regions,
-		    uint64_t stride_bytes, uint64_t tag)
+int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
+		    uint32_t regions, uint64_t stride_bytes, uint64_t tag)
 {
 	struct core_client *cl = &c->clients[client];
 	struct core_space like = { .tag = tag };
@@ -152,7 +153,8 @@ void core_space_recall(struct core *c, struct core_space *s, const struct core_m
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next) {
 		struct core_member *m = &c->members[i];
 
-		if (m == except || !m->magazine || c->clients[m->client].state != CORE_CLIENT_ATTACHED ||
+		if (m == except || !m->magazine ||
+		    c->clients[m->client].state != CORE_CLIENT_ATTACHED ||
 		    (m->recalled_ns && c->now_ns - m->recalled_ns < RECALL_EVERY_NS))
 			continue;
 		m->recalled_ns = c->now_ns;

@@ -111,13 +111,13 @@ enum core_slab_state {
 };
 
 struct core_slab {
-	uint32_t base;  /* first page record */
+	uint32_t base; /* first page record */
 	uint32_t pages;
 	uint32_t free;
 	uint32_t held; /* FILLING */
 	uint32_t quarantined;
 	uint32_t sealed;
-	uint32_t hint; /* word of the free bitmap below which nothing is free */
+	uint32_t hint;  /* word of the free bitmap below which nothing is free */
 	uint32_t drain; /* page at which draining goes on */
 	uint16_t space;
 	uint16_t slot;
@@ -141,20 +141,20 @@ struct core_space {
 	uint32_t handles_per_region;
 	uint32_t pages_per_slab;
 	uint32_t slots;
-	uint32_t slabs;    /* in any state but FREE */
+	uint32_t slabs;      /* in any state but FREE */
 	uint64_t slab_bytes; /* charged a slab: regions * handles_per_region * handle_bytes */
-	uint32_t pages;    /* in LIVE slabs */
+	uint32_t pages;      /* in LIVE slabs */
 	uint32_t pages_free;
-	uint16_t member;   /* first member */
+	uint16_t member; /* first member */
 	uint16_t members;
-	uint32_t cold;     /* policy's order: next victim */
-	uint32_t hot;      /* policy's order: last released */
+	uint32_t cold; /* policy's order: next victim */
+	uint32_t hot;  /* policy's order: last released */
 	uint32_t listed;
-	uint32_t touched_next; /* in touched[] */
+	uint32_t touched_next;          /* in touched[] */
 	uint32_t touched[CORE_TOUCHED]; /* policy: pages that last entered its order */
-	uint64_t used_ns;  /* last time a member allocated or looked up */
+	uint64_t used_ns;               /* last time a member allocated or looked up */
 	uint64_t evictions;
-	uint64_t live[CORE_SLOT_WORDS]; /* slots with a LIVE slab */
+	uint64_t live[CORE_SLOT_WORDS];     /* slots with a LIVE slab */
 	uint64_t has_free[CORE_SLOT_WORDS]; /* of those, with a free page */
 	uint16_t slab_of_slot[KVB_SLOTS_MAX];
 };
@@ -180,12 +180,12 @@ struct core_device {
 /* ---- who ----------------------------------------------------------------------------------- */
 
 struct core_budget {
-	uint64_t min_bytes;  /* kept for the tenant, never lent */
-	uint64_t high_bytes; /* above it the tenant is the first to be revoked from */
-	uint64_t max_bytes;  /* never exceeded */
-	uint64_t used_bytes; /* slabs of its spaces */
+	uint64_t min_bytes;      /* kept for the tenant, never lent */
+	uint64_t high_bytes;     /* above it the tenant is the first to be revoked from */
+	uint64_t max_bytes;      /* never exceeded */
+	uint64_t used_bytes;     /* slabs of its spaces */
 	uint64_t draining_bytes; /* of those, on their way back */
-	uint32_t weight;     /* share of what is above the minima */
+	uint32_t weight;         /* share of what is above the minima */
 	uint32_t resv;
 };
 
@@ -251,11 +251,11 @@ struct core_member {
 	uint32_t magazine; /* of held: taken for the magazine */
 	uint32_t leases;   /* lease records on pages of this space */
 	uint64_t recalled_ns;
-	uint64_t sent[CORE_SLOT_WORDS];   /* memory it has been sent and may have mapped */
-	uint64_t acked[CORE_SLOT_WORDS];  /* of those, acknowledged: it may be given pages there */
+	uint64_t sent[CORE_SLOT_WORDS];    /* memory it has been sent and may have mapped */
+	uint64_t acked[CORE_SLOT_WORDS];   /* of those, acknowledged: it may be given pages there */
 	uint64_t refused[CORE_SLOT_WORDS]; /* of sent: it could not map them and does without */
 	uint64_t revoke[CORE_SLOT_WORDS];  /* of sent: to be told that the slab is revoked */
-	uint32_t held_in[KVB_SLOTS_MAX];  /* pages held a slot: its death looks only there */
+	uint32_t held_in[KVB_SLOTS_MAX];   /* pages held a slot: its death looks only there */
 };
 
 struct core_ns {

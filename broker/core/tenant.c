@@ -62,8 +62,10 @@ static uint64_t unmet_min(const struct core_budget *b)
 	return b->min_bytes > b->used_bytes ? b->min_bytes - b->used_bytes : 0;
 }
 
-/* Sum over all tenants but one (or none: -1). min_sum: the minima; unmet: what they still promise. */
-static void sum_minima(const struct core *c, unsigned device, int except, uint64_t *min_sum, uint64_t *unmet)
+/* Sum over all tenants but one (or none: -1). min_sum: the minima; unmet: what they still promise.
+ */
+static void sum_minima(const struct core *c, unsigned device, int except, uint64_t *min_sum,
+		       uint64_t *unmet)
 {
 	*min_sum = 0;
 	*unmet = 0;
@@ -118,8 +120,8 @@ int core_tenant_find(const struct core *c, const char *name)
 }
 
 /* Can this device keep these promises to this tenant (-1: a new one) as well? */
-static int check_budget(const struct core *c, unsigned device, int tenant, const struct core_tenant_spec *spec,
-			char *why, size_t why_bytes)
+static int check_budget(const struct core *c, unsigned device, int tenant,
+			const struct core_tenant_spec *spec, char *why, size_t why_bytes)
 {
 	const struct core_device *d = &c->h->device[device];
 	uint64_t free_bytes = d->capacity_bytes - d->granted_bytes;
@@ -136,32 +138,37 @@ static int check_budget(const struct core *c, unsigned device, int tenant, const
 				core_size(d->capacity_bytes).text, d->name);
 	if (want > free_bytes || free_bytes - want < unmet)
 		return core_say(why, why_bytes, -ENOSPC,
-				"asked %s min for tenant %s; it uses %s and %s of %s on %s is free, of which "
+				"asked %s min for tenant %s; it uses %s and %s of %s on %s is "
+				"free, of which "
 				"%s is promised to others: shrink others first",
 				core_size(spec->min_bytes).text, spec->name, core_size(used).text,
-				core_size(free_bytes).text, core_size(d->capacity_bytes).text, d->name,
-				core_size(unmet).text);
+				core_size(free_bytes).text, core_size(d->capacity_bytes).text,
+				d->name, core_size(unmet).text);
 	return 0;
 }
 
-static int check_spec(const struct core *c, const struct core_tenant_spec *spec, char *why, size_t why_bytes)
+static int check_spec(const struct core *c, const struct core_tenant_spec *spec, char *why,
+		      size_t why_bytes)
 {
 	if (!spec->name[0] || strnlen(spec->name, KVB_NAME_BYTES) == KVB_NAME_BYTES)
-		return core_say(why, why_bytes, -EINVAL, "a tenant's name has 1 to %u bytes", KVB_NAME_BYTES - 1);
+		return core_say(why, why_bytes, -EINVAL, "a tenant's name has 1 to %u bytes",
+				KVB_NAME_BYTES - 1);
 	if (spec->min_bytes > spec->high_bytes || spec->high_bytes > spec->max_bytes)
-		return core_say(why, why_bytes, -EINVAL, "tenant %s: min %s, high %s, max %s are not in order",
-				spec->name, core_size(spec->min_bytes).text, core_size(spec->high_bytes).text,
+		return core_say(why, why_bytes, -EINVAL,
+				"tenant %s: min %s, high %s, max %s are not in order", spec->name,
+				core_size(spec->min_bytes).text, core_size(spec->high_bytes).text,
 				core_size(spec->max_bytes).text);
 	if (spec->weight < 1 || spec->weight > 1000)
-		return core_say(why, why_bytes, -EINVAL, "tenant %s: weight %u is not in 1..1000", spec->name,
-				spec->weight);
+		return core_say(why, why_bytes, -EINVAL, "tenant %s: weight %u is not in 1..1000",
+				spec->name, spec->weight);
 	if (spec->device >= (int)CORE_DEVICES_MAX ||
 	    (spec->device >= 0 && c->h->device[spec->device].state == CORE_DEVICE_NONE))
 		return core_say(why, why_bytes, -EINVAL, "tenant %s: no such device", spec->name);
 	return 0;
 }
 
-static int tenant_create(struct core *c, const struct core_tenant_spec *spec, char *why, size_t why_bytes)
+static int tenant_create(struct core *c, const struct core_tenant_spec *spec, char *why,
+			 size_t why_bytes)
 {
 	for (unsigned t = 0; t < c->h->limits.tenants; t++) {
 		struct core_tenant *n = &c->tenants[t];
@@ -178,11 +185,12 @@ static int tenant_create(struct core *c, const struct core_tenant_spec *spec, ch
 		}
 		return (int)t;
 	}
-	return core_say(why, why_bytes, -ENOSPC, "tenant %s: the table of %u tenants is full", spec->name,
-			c->h->limits.tenants);
+	return core_say(why, why_bytes, -ENOSPC, "tenant %s: the table of %u tenants is full",
+			spec->name, c->h->limits.tenants);
 }
 
-int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dry_run, char *why, size_t why_bytes)
+int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dry_run, char *why,
+		    size_t why_bytes)
 {
 	int r = check_spec(c, spec, why, why_bytes);
 	int tenant;
@@ -191,7 +199,8 @@ int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dr
 		return r;
 	tenant = core_tenant_find(c, spec->name);
 	for (unsigned d = 0; d < CORE_DEVICES_MAX && !r; d++) {
-		if (c->h->device[d].state != CORE_DEVICE_NONE && (spec->device < 0 || spec->device == (int)d))
+		if (c->h->device[d].state != CORE_DEVICE_NONE &&
+		    (spec->device < 0 || spec->device == (int)d))
 			r = check_budget(c, d, tenant, spec, why, why_bytes);
 	}
 	if (r < 0 || dry_run)
@@ -204,7 +213,8 @@ int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dr
 	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
 		struct core_budget *b = &c->tenants[tenant].budget[d];
 
-		if (c->h->device[d].state == CORE_DEVICE_NONE || (spec->device >= 0 && spec->device != (int)d))
+		if (c->h->device[d].state == CORE_DEVICE_NONE ||
+		    (spec->device >= 0 && spec->device != (int)d))
 			continue;
 		b->min_bytes = spec->min_bytes;
 		b->high_bytes = spec->high_bytes;

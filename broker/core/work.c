@@ -29,7 +29,8 @@ static bool reap_leases(struct core *c, unsigned client, uint32_t *units)
 	while (cl->lease_first != CORE_NONE) {
 		const struct core_lease *l = &c->leases[cl->lease_first];
 
-		core_lease_end(c, core_member_of(c, client, core_slab_of(c, l->page)->space), cl->lease_first);
+		core_lease_end(c, core_member_of(c, client, core_slab_of(c, l->page)->space),
+			       cl->lease_first);
 		if (!spend(units, 1))
 			return false;
 	}
@@ -37,7 +38,8 @@ static bool reap_leases(struct core *c, unsigned client, uint32_t *units)
 }
 
 /* Pages a client holds in one slab: into quarantine, or free when its process is dead. */
-static void reap_slab(struct core *c, struct core_member *m, struct core_slab *slab, uint32_t *units)
+static void reap_slab(struct core *c, struct core_member *m, struct core_slab *slab,
+		      uint32_t *units)
 {
 	const struct core_client *cl = &c->clients[m->client];
 	bool dead = cl->state == CORE_CLIENT_DEAD;

@@ -4,7 +4,8 @@
  * Serving rings: taking entries, running them by ops/, posting completions, sleeping and waking.
  *
  * Per ring and turn: parked entries that are due, then new ones while there is budget. Completions
- * are shown to the client once, at the end, so that a batch costs one fence and at most one wake-up.
+ * are shown to the client once, at the end, so that a batch costs one fence and at most one
+ * wake-up.
  *
  * Order of a completion: results and CQE, then cq_tail (release), then a full fence, then need_wake
  * is read (contract F). Order of falling asleep: NEED_DOORBELL, full fence, sq_tail again (E).
@@ -58,16 +59,21 @@ int ring_new(struct session *ss, const struct ring_geometry *geo, struct ring **
 	r->doorbell_fd = -1;
 	r->sub.fd = r->ctl.fd = r->fence.fd = -1;
 	r->off_sqes = AREA_ALIGN;
-	r->off_operands = r->off_sqes + align_up((uint64_t)geo->sq_entries * sizeof(struct kvb_sqe));
+	r->off_operands =
+		r->off_sqes + align_up((uint64_t)geo->sq_entries * sizeof(struct kvb_sqe));
 	r->off_cqes = AREA_ALIGN;
 	r->off_results = r->off_cqes + align_up((uint64_t)geo->cq_entries * sizeof(struct kvb_cqe));
-	e = shm_region_new("kvb-sub", (uint64_t)r->off_operands + geo->operand_bytes, SHM_PEER_WRITES, &r->sub);
+	e = shm_region_new("kvb-sub", (uint64_t)r->off_operands + geo->operand_bytes,
+			   SHM_PEER_WRITES, &r->sub);
 	if (!e)
-		e = shm_region_new("kvb-ctl", (uint64_t)r->off_results + geo->operand_bytes, SHM_WE_WRITE, &r->ctl);
+		e = shm_region_new("kvb-ctl", (uint64_t)r->off_results + geo->operand_bytes,
+				   SHM_WE_WRITE, &r->ctl);
 	if (!e)
-		e = shm_region_new("kvb-fence", KVB_FENCES * sizeof(struct kvb_fence), SHM_BOTH_WRITE, &r->fence);
+		e = shm_region_new("kvb-fence", KVB_FENCES * sizeof(struct kvb_fence),
+				   SHM_BOTH_WRITE, &r->fence);
 	if (!e) {
-		r->doorbell_fd = fault_fails("doorbell") ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		r->doorbell_fd =
+			fault_fails("doorbell") ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		e = r->doorbell_fd < 0 ? -errno : 0;
 	}
 	if (e < 0) {
@@ -262,11 +268,15 @@ bool ring_copy_operands(struct ring *r, const struct kvb_sqe *sqe, uint32_t firs
 	if (at + (uint64_t)n * bytes > r->geo.operand_bytes)
 		return false;
 	memcpy(to, (const char *)r->sub.mem + r->off_operands + at, (size_t)n * bytes);
-	__asm__ volatile("" : : "r"(to) : "memory"); /* the copy is what is looked at, not the source again */
+	__asm__ volatile(""
+			 :
+			 : "r"(to)
+			 : "memory"); /* the copy is what is looked at, not the source again */
 	return true;
 }
 
-void *ring_results(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n, uint32_t bytes)
+void *ring_results(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n,
+		   uint32_t bytes)
 {
 	uint64_t at = sqe->operand + (uint64_t)first * bytes;
 
@@ -291,7 +301,8 @@ static bool take(struct ring *r)
 	}
 	if (!slot_free(r))
 		return false;
-	memcpy(&r->current.sqe, &sqes[r->sq_head & (r->geo.sq_entries - 1)], sizeof(r->current.sqe));
+	memcpy(&r->current.sqe, &sqes[r->sq_head & (r->geo.sq_entries - 1)],
+	       sizeof(r->current.sqe));
 	__asm__ volatile("" : : "r"(&r->current.sqe) : "memory");
 	memset((char *)&r->current + sizeof(r->current.sqe), 0,
 	       offsetof(struct ring_op, slots) - sizeof(r->current.sqe));
@@ -306,7 +317,8 @@ static bool fence_reached(const struct ring *r, const struct kvb_sqe *sqe)
 {
 	const struct kvb_fence *fences = r->fence.mem;
 
-	return !sqe->fence || kvb_fence_reached(shm_load64(&fences[sqe->fence - 1].value), sqe->fence_value);
+	return !sqe->fence ||
+	       kvb_fence_reached(shm_load64(&fences[sqe->fence - 1].value), sqe->fence_value);
 }
 
 /* Something of this ring waits and has to be looked at without a doorbell. */
@@ -452,7 +464,8 @@ static void cool(struct ring *r)
 	shm_fence();
 	if (shm_load_acquire(&sub_of(r)->sq_tail) != r->sq_head) {
 		if (slot_free(r) && !r->broken) {
-			shm_store_release(&ctl->flags, shm_load(&ctl->flags) & ~KVB_CTL_NEED_DOORBELL);
+			shm_store_release(&ctl->flags,
+					  shm_load(&ctl->flags) & ~KVB_CTL_NEED_DOORBELL);
 			return;
 		}
 		if (!r->stalled)
@@ -509,7 +522,9 @@ static bool serve_waiting(struct server *s)
 			publish(r);
 		}
 	}
-	s->look_ns = did ? LOOK_NS_MIN : s->look_ns * 2 < LOOK_NS_MAX ? s->look_ns * 2 : LOOK_NS_MAX;
+	s->look_ns = did                            ? LOOK_NS_MIN
+		     : s->look_ns * 2 < LOOK_NS_MAX ? s->look_ns * 2
+						    : LOOK_NS_MAX;
 	s->parked_look_ns = s->now_ns + s->look_ns;
 	return did;
 }

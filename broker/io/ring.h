@@ -34,18 +34,18 @@ struct ring_geometry {
 };
 
 #define RING_TURN_UNITS 512u /* work units a ring may use a turn */
-#define RING_SLICE 128u	     /* operands copied and done at once */
+#define RING_SLICE 128u      /* operands copied and done at once */
 
 /* An entry being worked on, or parked until its fence or its memory comes. */
 struct ring_op {
 	struct kvb_sqe sqe; /* the private copy */
-	uint32_t done;	    /* operands done */
-	uint32_t lead;	    /* LOOKUP: leading run; GROW: slabs still asked for */
-	uint32_t flags;	    /* KVB_CQE_* gathered */
-	bool broken;	    /* LOOKUP ALL: a key has missed */
+	uint32_t done;      /* operands done */
+	uint32_t lead;      /* LOOKUP: leading run; GROW: slabs still asked for */
+	uint32_t flags;     /* KVB_CQE_* gathered */
+	bool broken;        /* LOOKUP ALL: a key has missed */
 	bool used;
 	uint64_t aux;
-	uint64_t until_ns;		 /* GROW: gives up then */
+	uint64_t until_ns;               /* GROW: gives up then */
 	uint64_t slots[CORE_SLOT_WORDS]; /* GROW: slabs it waits for */
 };
 
@@ -53,7 +53,7 @@ struct ring {
 	struct session *session;
 	struct ring *next, *prev; /* polled set */
 	bool hot;
-	uint64_t work_ns;	  /* when it last had work */
+	uint64_t work_ns; /* when it last had work */
 	struct shm_region sub, ctl, fence;
 	int doorbell_fd;
 	struct ring_geometry geo;
@@ -62,7 +62,7 @@ struct ring {
 	uint32_t sq_head, cq_tail, cq_head;
 	uint32_t published; /* cq_tail as the client has been shown it */
 	uint32_t shown_head;
-	uint32_t reserved; /* CQE slots promised to entries taken and not completed */
+	uint32_t reserved;  /* CQE slots promised to entries taken and not completed */
 	uint32_t malformed; /* in a row; three break the ring */
 	uint32_t tail_seen; /* sq_tail as last read */
 	bool broken;
@@ -79,10 +79,11 @@ int ring_new(struct session *ss, const struct ring_geometry *geo, struct ring **
 struct ring *ring_free(struct ring *r);
 void ring_describe(const struct ring *r, struct kvb_msg_hello_reply *reply);
 
-void ring_wake(struct ring *r);	/* into the polled set (doorbell, attach) */
-void ring_break(struct ring *r, int error); /* BROKEN, error and a wake-up; no more entries are taken */
-void ring_drain(struct ring *r);	    /* DRAINING and a wake-up */
-void ring_message_sent(struct ring *r);	    /* the socket has news: sock_seq and a wake-up */
+void ring_wake(struct ring *r); /* into the polled set (doorbell, attach) */
+void ring_break(struct ring *r,
+		int error);             /* BROKEN, error and a wake-up; no more entries are taken */
+void ring_drain(struct ring *r);        /* DRAINING and a wake-up */
+void ring_message_sent(struct ring *r); /* the socket has news: sock_seq and a wake-up */
 /* Posts an event if a CQE slot is free. False: try again later. */
 bool ring_event(struct ring *r, enum kvb_event event, int32_t res, uint32_t status, uint64_t aux);
 bool ring_quiet(const struct ring *r); /* nothing taken and unfinished */
@@ -96,4 +97,5 @@ uint64_t ring_next_ns(const struct server *s);
 bool ring_copy_operands(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n,
 			uint32_t bytes, void *to);
 /* Where result `first` of the entry goes, for results of `bytes` each; NULL out of bounds. */
-void *ring_results(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n, uint32_t bytes);
+void *ring_results(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n,
+		   uint32_t bytes);

@@ -8,13 +8,15 @@
 
 #include "broker/ops/ops.h"
 
-enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			    uint32_t *units)
 {
 	struct kvb_ns_open open;
 	struct kvb_ns_info info;
 	struct kvb_ns_info *ret = ring_results(r, &op->sqe, 0, 1, sizeof(info));
 
-	if (op->sqe.count != 1 || !ret || !ring_copy_operands(r, &op->sqe, 0, 1, sizeof(open), &open))
+	if (op->sqe.count != 1 || !ret ||
+	    !ring_copy_operands(r, &op->sqe, 0, 1, sizeof(open), &open))
 		return ops_fail(cqe, -EINVAL);
 	cqe->res = core_ns_open(&r->session->server->core, r->session->client, &open, &info);
 	if (cqe->res < 0)
@@ -25,8 +27,10 @@ enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *
 	return OPS_DONE;
 }
 
-enum ops_verdict op_epoch_bump(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+enum ops_verdict op_epoch_bump(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			       uint32_t *units)
 {
-	cqe->res = core_epoch_bump(&r->session->server->core, r->session->client, op->sqe.ns, &cqe->aux);
+	cqe->res = core_epoch_bump(&r->session->server->core, r->session->client, op->sqe.ns,
+				   &cqe->aux);
 	return OPS_DONE;
 }

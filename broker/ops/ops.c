@@ -18,16 +18,18 @@
 #define USES_FENCE (1u << 4)
 #define USES_COUNT (1u << 5) /* a number, not operands */
 
-typedef enum ops_verdict op_fn(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+typedef enum ops_verdict op_fn(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			       uint32_t *units);
 
 struct op_shape {
 	op_fn *run;
 	uint8_t operand_bytes; /* the larger of operand and result; 0: the entry has none */
-	uint8_t flags;	       /* those allowed */
+	uint8_t flags;         /* those allowed */
 	uint8_t uses;
 };
 
-static enum ops_verdict op_nop(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+static enum ops_verdict op_nop(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			       uint32_t *units)
 {
 	return OPS_DONE;
 }
@@ -42,7 +44,8 @@ static const struct op_shape shapes[KVB_OP_N] = {
 			    USES_SPACE | USES_NS | USES_SALT },
 	[KVB_OP_RELEASE] = { op_release, sizeof(kvb_page_t), 0, USES_SPACE },
 	[KVB_OP_LOAD] = { op_below, sizeof(struct kvb_hash), 0, USES_SPACE | USES_NS | USES_SALT },
-	[KVB_OP_PREFETCH] = { op_below, sizeof(struct kvb_hash), 0, USES_SPACE | USES_NS | USES_SALT },
+	[KVB_OP_PREFETCH] = { op_below, sizeof(struct kvb_hash), 0,
+			      USES_SPACE | USES_NS | USES_SALT },
 	[KVB_OP_STORE] = { op_below, sizeof(kvb_page_t), 0, USES_SPACE },
 	[KVB_OP_PIN] = { op_pin, sizeof(kvb_page_t), 0, USES_SPACE },
 	[KVB_OP_UNPIN] = { op_pin, sizeof(kvb_page_t), 0, USES_SPACE },
@@ -76,7 +79,8 @@ int ops_check(const struct ring *r, const struct kvb_sqe *sqe)
 	if (!fields_fit(shape, sqe))
 		return -EINVAL;
 	if (!shape->operand_bytes) {
-		bool count_ok = shape->uses & USES_COUNT ? sqe->count && sqe->count <= KVB_SLOTS_MAX : !sqe->count;
+		bool count_ok = shape->uses & USES_COUNT ? sqe->count && sqe->count <= KVB_SLOTS_MAX
+							 : !sqe->count;
 
 		return count_ok && !sqe->operand ? 0 : -EINVAL;
 	}
@@ -109,7 +113,8 @@ uint32_t ops_slice(const struct ring_op *op, uint32_t *units)
 	return n;
 }
 
-enum ops_verdict ops_batch(struct ring_op *op, const struct core_batch *b, uint32_t asked, struct kvb_cqe *cqe)
+enum ops_verdict ops_batch(struct ring_op *op, const struct core_batch *b, uint32_t asked,
+			   struct kvb_cqe *cqe)
 {
 	op->done += b->done;
 	op->flags |= b->flags;

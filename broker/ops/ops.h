@@ -32,7 +32,8 @@ struct core_member *ops_member(struct ring *r, const struct ring_op *op);
 /* How many operands to do now, at least one; taken from *units. */
 uint32_t ops_slice(const struct ring_op *op, uint32_t *units);
 /* What a slice of `asked` operands came to; fills *cqe when the entry is finished with it. */
-enum ops_verdict ops_batch(struct ring_op *op, const struct core_batch *b, uint32_t asked, struct kvb_cqe *cqe);
+enum ops_verdict ops_batch(struct ring_op *op, const struct core_batch *b, uint32_t asked,
+			   struct kvb_cqe *cqe);
 enum ops_verdict ops_fail(struct kvb_cqe *cqe, int error);
 
 /* ops/pages.c */
@@ -40,16 +41,22 @@ enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cq
 enum ops_verdict op_free(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/prefix.c */
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			   uint32_t *units);
+enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			    uint32_t *units);
 enum ops_verdict op_pin(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 enum ops_verdict op_hint(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/tiers.c */
 enum ops_verdict op_below(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/space.c */
 enum ops_verdict op_grow(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_shrink(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_reclaim_ack(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_shrink(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			   uint32_t *units);
+enum ops_verdict op_reclaim_ack(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+				uint32_t *units);
 /* ops/namespace.c */
-enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_epoch_bump(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			    uint32_t *units);
+enum ops_verdict op_epoch_bump(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			       uint32_t *units);

@@ -55,7 +55,8 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 		b = core_lookup(core, m, &lk, hashes, n,
 				ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
 	else
-		b.status = -ESTALE; /* bumped between two slices: the run ends where the old epoch did */
+		b.status = -ESTALE; /* bumped between two slices: the run ends where the old epoch
+				       did */
 	op->lead = lk.lead;
 	op->broken = lk.broken;
 	if (ops_batch(op, &b, n, cqe) == OPS_MORE)
@@ -65,7 +66,8 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 	return OPS_DONE;
 }
 
-enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			    uint32_t *units)
 {
 	struct core_member *m = ops_member(r, op);
 	kvb_page_t pages[RING_SLICE];

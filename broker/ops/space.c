@@ -17,7 +17,8 @@
 #define SHRINK_DEADLINE_NS_MAX (3600ull * 1000 * 1000 * 1000)
 
 /* Slots that are ready; those that failed or were revoked are waited for no longer. */
-static uint32_t count_ready(const struct core *c, const struct core_member *m, struct ring_op *op, bool *ret_pending)
+static uint32_t count_ready(const struct core *c, const struct core_member *m, struct ring_op *op,
+			    bool *ret_pending)
 {
 	uint32_t ready = 0;
 
@@ -55,7 +56,8 @@ enum ops_verdict op_grow(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
 	if (!op->until_ns) {
-		uint64_t timeout = op->sqe.arg < GROW_TIMEOUT_NS_MAX ? op->sqe.arg : GROW_TIMEOUT_NS_MAX;
+		uint64_t timeout =
+			op->sqe.arg < GROW_TIMEOUT_NS_MAX ? op->sqe.arg : GROW_TIMEOUT_NS_MAX;
 
 		op->until_ns = s->now_ns + timeout;
 		op->lead = op->sqe.count;
@@ -104,7 +106,8 @@ enum ops_verdict op_shrink(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 	return OPS_DONE;
 }
 
-enum ops_verdict op_reclaim_ack(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+enum ops_verdict op_reclaim_ack(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+				uint32_t *units)
 {
 	struct core_member *m = ops_member(r, op);
 	uint32_t busy;

@@ -6,8 +6,8 @@
  * A list a space, cold end first. A page enters at the hot end when its last lease goes; with hint
  * LOW it enters at the cold end. Leasing leaves it where it is (that costs a lookup nothing); a
  * leased page met at the cold end is taken out of the list, to come back when it is released. So
- * the walk for victims meets each leased page once a lease, and what remains is exact LRU. With hint
- * HIGH a page is passed over once: it goes back to the hot end as an ordinary one.
+ * the walk for victims meets each leased page once a lease, and what remains is exact LRU. With
+ * hint HIGH a page is passed over once: it goes back to the hot end as an ordinary one.
  *
  * Following a list whose records are spread over memory costs a cache miss a page, one after the
  * other. So each page remembers the page that was touched CORE_TOUCHED touches after it: the walk
@@ -100,8 +100,8 @@ static void lru_forget(struct core *c, uint32_t page)
 		unlink_page(c, space_of(c, page), page);
 }
 
-static uint32_t lru_victims(struct core *c, struct core_space *s, uint32_t want, uint32_t *ret_pages,
-			    uint32_t *work)
+static uint32_t lru_victims(struct core *c, struct core_space *s, uint32_t want,
+			    uint32_t *ret_pages, uint32_t *work)
 {
 	uint32_t found = 0;
 

@@ -23,14 +23,15 @@ struct policy_ops {
 	const char *summary;
 	/* The last lease on a sealed page has gone: it is now a candidate. */
 	void (*touch)(struct core *c, uint32_t page);
-	/* The page stops being a candidate (evicted, revoked, stale); no-op when not CORE_PAGE_LISTED. */
+	/* The page stops being a candidate (evicted, revoked, stale); no-op when not
+	 * CORE_PAGE_LISTED. */
 	void (*forget)(struct core *c, uint32_t page);
 	/*
 	 * Up to `want` victims, each taken out of the order, next one first. *work is the number of
 	 * pages it may look at; it is decreased. Returns how many.
 	 */
-	uint32_t (*victims)(struct core *c, struct core_space *s, uint32_t want, uint32_t *ret_pages,
-			    uint32_t *work);
+	uint32_t (*victims)(struct core *c, struct core_space *s, uint32_t want,
+			    uint32_t *ret_pages, uint32_t *work);
 };
 
 extern const struct policy_ops policy_lru;
