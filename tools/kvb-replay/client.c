@@ -141,7 +141,10 @@ static enum replay_exit attach(struct client *c)
 
 	if (r < 0) {
 		(void)fail(c, "%s", text[0] ? text : strerror(-r));
-		return r == -ENOENT || r == -ECONNREFUSED ? REPLAY_NO_BROKER : REPLAY_FAILED;
+		/* -ENOENT may also be the tenant. */
+		return r == -ECONNREFUSED || (r == -ENOENT && access(c->o->broker, F_OK) < 0)
+			       ? REPLAY_NO_BROKER
+			       : REPLAY_FAILED;
 	}
 	r = kvb_space_open(c->kvb, &space, &c->space);
 	if (r < 0) {
