@@ -170,8 +170,15 @@ static int hello_engine(struct session *ss, const struct kvb_msg_hello *msg)
 	struct ring_geometry geo;
 	int tenant, client, error;
 
-	if (hello_geometry(msg, &geo))
-		return -EINVAL;
+	if (hello_geometry(msg, &geo)) {
+		session_send_error(
+			ss, -EINVAL,
+			"rings: %u SQEs, %u CQEs, %u operand bytes (powers of two, %u to "
+			"%u SQEs, no fewer CQEs; operand bytes a multiple of 4096 up to %u)",
+			msg->sq_entries, msg->cq_entries, msg->operand_bytes, KVB_SQ_ENTRIES_MIN,
+			KVB_SQ_ENTRIES_MAX, KVB_OPERAND_BYTES_MAX);
+		return -ECONNREFUSED;
+	}
 	tenant = hello_tenant(ss, msg);
 	if (tenant < 0)
 		return -ECONNREFUSED;
@@ -436,7 +443,7 @@ static int message_receive(struct session *ss, union message *m)
 		return -EPIPE;
 	}
 	if (message_close_fds(&msg) || (msg.msg_flags & MSG_CTRUNC)) {
-		message_fault(ss, -EPROTO, "it sent file descriptors");
+		message_fault(ss, -EPROTO, "the message brought file descriptors");
 		return -EPROTO;
 	}
 	if (n == 0) {
@@ -444,7 +451,7 @@ static int message_receive(struct session *ss, union message *m)
 		return -EPIPE;
 	}
 	if (msg.msg_flags & MSG_TRUNC) {
-		message_fault(ss, -EMSGSIZE, "its message is too long");
+		message_fault(ss, -EMSGSIZE, "the message is too long");
 		return -EMSGSIZE;
 	}
 	error = message_dispatch(ss, m, (size_t)n);
@@ -452,7 +459,7 @@ static int message_receive(struct session *ss, union message *m)
 	if (error == -ECONNREFUSED)
 		session_condemn(ss, NULL);
 	else if (error)
-		message_fault(ss, error, "its message is not valid");
+		message_fault(ss, error, "the message is not valid");
 	return ss->condemned ? -EPIPE : 0;
 }
 

@@ -498,7 +498,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.huge_pages = true,
 		.limits = { .clients = 512 },
 	};
-	opterr = 1;
+	opterr = 0;
 	while ((option = getopt_long(argc, argv, "", options_long, NULL)) != -1) {
 		if (option == OPT_HELP) {
 			fputs(options_help, stdout);
@@ -507,6 +507,11 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		if (option == OPT_VERSION) {
 			printf("kvbrokerd %s, protocol %u\n", KVB_VERSION, KVB_ABI_VERSION);
 			return OPTIONS_EXIT;
+		}
+		if (option == '?') {
+			complain("%s: not an option, or its value is missing (see --help)",
+				 argv[optind - 1]);
+			return OPTIONS_WRONG;
 		}
 		if (option_take(&o, option, optarg))
 			return OPTIONS_WRONG;

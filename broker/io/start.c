@@ -60,11 +60,25 @@ void start_raise_nofile(const struct server_config *cfg)
 
 /* ---- state directory ----------------------------------------------------------------------- */
 
+/* The directory above, for the defaults below /run: whatever is wrong shows at the directory. */
+static void start_make_parent(const char *path)
+{
+	char parent[4096];
+	const char *slash = strrchr(path, '/');
+
+	if (!slash || slash == path || (size_t)(slash - path) >= sizeof(parent))
+		return;
+	memcpy(parent, path, (size_t)(slash - path));
+	parent[slash - path] = '\0';
+	(void)mkdir(parent, 0755);
+}
+
 static int start_open_dir(const char *path)
 {
 	struct stat st;
 	int fd;
 
+	start_make_parent(path);
 	if (mkdir(path, 0755) < 0 && errno != EEXIST) {
 		log_error("state directory %s: cannot make it: %s", path, strerror(errno));
 		return -errno;
