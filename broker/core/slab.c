@@ -111,7 +111,7 @@ void core_slab_created(struct core *c, unsigned index)
 	for (uint32_t i = 0; i < slab->pages; i++) {
 		struct core_page *p = &c->pages[slab->base + i];
 
-		p->gen = c->h->gen_floor + 1;
+		p->gen = c->h->gen_floor == UINT32_MAX ? 1 : c->h->gen_floor + 1;
 		p->state = CORE_PAGE_FREE;
 		p->flags = 0;
 		p->leases = 0;
