@@ -42,6 +42,17 @@ union message {
 	char bytes[KVB_MSG_BYTES_MAX];
 };
 
+/* Sends the answer to a request. A peer that cannot be answered would wait for ever: it ends. */
+static int message_answer(struct session *ss, const void *msg, size_t bytes, const int *fds,
+			  unsigned nfds)
+{
+	int error = session_send(ss, msg, bytes, fds, nfds);
+
+	if (error)
+		session_condemn(ss, "it could not be sent its answer");
+	return 0;
+}
+
 /* ---- HELLO --------------------------------------------------------------------------------- */
 
 static bool power_of_two(uint32_t n)
@@ -159,7 +170,7 @@ static int hello_reply(struct session *ss, const struct kvb_msg_hello *msg)
 	};
 
 	ring_describe(r, &reply);
-	return session_send(ss, &reply, sizeof(reply), fds, 4);
+	return message_answer(ss, &reply, sizeof(reply), fds, 4);
 }
 
 /* Fills no right before the uid, the tenant and the quota are checked. */
@@ -238,9 +249,9 @@ static int hello_admin(struct session *ss, const struct kvb_msg_hello *msg)
 		session_send_error(ss, fd, "no operator's connection: %s", strerror(-fd));
 		return -ECONNREFUSED;
 	}
-	error = session_send(ss, &reply, sizeof(reply), &fd, 1);
+	(void)message_answer(ss, &reply, sizeof(reply), &fd, 1);
 	close(fd);
-	return error;
+	return 0;
 }
 
 static int message_hello(struct session *ss, const union message *m, size_t bytes)
@@ -285,14 +296,14 @@ static int space_reply(struct session *ss, uint32_t handle)
 		.region_bytes = space->slots * space->handles_per_region * space->handle_bytes,
 	};
 
-	return session_send(ss, &reply, sizeof(reply), NULL, 0);
+	return message_answer(ss, &reply, sizeof(reply), NULL, 0);
 }
 
 static int message_space_open(struct session *ss, const union message *m, size_t bytes)
 {
 	const struct kvb_msg_space_open *msg = &m->space_open;
 	uint64_t resv = msg->resv0;
-	int handle;
+	int handle, error;
 
 	for (unsigned i = 0; i < sizeof(msg->resv) / sizeof(msg->resv[0]); i++)
 		resv |= msg->resv[i];
@@ -300,27 +311,32 @@ static int message_space_open(struct session *ss, const union message *m, size_t
 		return -EINVAL;
 	handle = core_space_open(&ss->server->core, ss->client, msg->device_kind,
 				 msg->device_ordinal, msg->regions, msg->stride_bytes, msg->tag);
+	if (handle >= 0)
+		return space_reply(ss, (uint32_t)handle);
 	switch (handle) {
 	case -ENODEV:
-		return session_send_error(
+		error = session_send_error(
 			ss, handle,
 			"device %s:%u: the daemon does not serve it (see broker-ctl "
 			"gpu list)",
 			msg->device_kind == KVB_DEVICE_HOST ? "host" : "cuda", msg->device_ordinal);
+		break;
 	case -EINVAL:
-		return session_send_error(ss, handle,
-					  "geometry: %u regions, stride %llu (1 to %u regions; the "
-					  "stride a multiple of 64; a slab must fit the device)",
-					  msg->regions, (unsigned long long)msg->stride_bytes,
-					  KVB_REGIONS_MAX);
+		error = session_send_error(
+			ss, handle,
+			"geometry: %u regions, stride %llu (1 to %u regions; the "
+			"stride a multiple of 64; a slab must fit the device)",
+			msg->regions, (unsigned long long)msg->stride_bytes, KVB_REGIONS_MAX);
+		break;
 	default:
-		if (handle >= 0)
-			return space_reply(ss, (uint32_t)handle);
-		return session_send_error(ss, handle,
-					  "space: %s (the daemon's tables, or this "
-					  "client's %u spaces, are full)",
-					  strerror(-handle), KVB_SPACES_MAX);
+		error = session_send_error(ss, handle,
+					   "space: %s (the daemon's tables, or this "
+					   "client's %u spaces, are full)",
+					   strerror(-handle), KVB_SPACES_MAX);
 	}
+	if (error)
+		session_condemn(ss, "it could not be sent its answer");
+	return 0;
 }
 
 static int message_space_close(struct session *ss, const union message *m, size_t bytes)

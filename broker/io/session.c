@@ -388,6 +388,7 @@ static void session_reap(struct server *s)
 		if (client->state != CORE_CLIENT_FREE)
 			continue;
 		stats_reclaimed(s, s->now_ns - ss->left_ns);
+		log_debug("client %u: pid %d has left nothing behind", ss->client, ss->pid);
 		s->client_session[ss->client] = CORE_NONE;
 		session_free(ss);
 	}
