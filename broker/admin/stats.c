@@ -117,6 +117,7 @@ int stats_open(struct server *s)
 	seg->pid = getpid();
 	seg->ready = STATS_STARTING;
 	seg->boot_id = s->boot_id;
+	seg->features = KVB_FEAT_ALL;
 	seg->started_ns = s->started_ns;
 	stats_copy_text(seg->daemon_version, sizeof(seg->daemon_version), KVB_VERSION);
 	/* Last: a reader that sees the magic sees the rest. */

@@ -30,7 +30,8 @@ struct stats_device {
 	char driver[16]; /* "host" */
 	uint32_t kind, ordinal;
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
-	uint64_t held_bytes, sealed_bytes, free_bytes; /* of granted; pages of live and draining slabs */
+	uint64_t held_bytes, sealed_bytes,
+		free_bytes; /* of granted; pages of live and draining slabs */
 	uint64_t pages, pages_free;
 	uint64_t evictions, grants, revocations;
 	uint32_t slabs, spaces;
@@ -52,7 +53,7 @@ struct stats_client {
 	uint64_t held_bytes;
 	uint64_t opened_ns;
 	uint64_t entries, invalid; /* ring */
-	uint32_t hot; /* its ring is polled */
+	uint32_t hot;              /* its ring is polled */
 	uint32_t sq_fill, cq_fill; /* entries waiting for the daemon, for the client */
 	uint32_t resv;
 };
@@ -76,16 +77,18 @@ struct stats_segment {
 	uint32_t version;
 	uint32_t seq; /* sequence lock */
 	uint64_t bytes;
-	int32_t pid; /* of the daemon */
+	int32_t pid;    /* of the daemon */
 	uint32_t ready; /* 0 starting, 1 ready, 2 draining, 3 stopped */
 	uint64_t boot_id;
+	uint64_t features; /* KVB_FEAT_*: what engines can have */
 	uint64_t started_ns, published_ns;
 	char daemon_version[32];
 	char engine[16]; /* event loop */
 	char policy[16];
 	char policy_summary[96];
 	struct core_counters n;
-	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked, log_dropped;
+	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked,
+		log_dropped;
 	uint64_t state_bytes;
 	uint32_t pages_max, indexed, leases_used, leases_max;
 	uint64_t pages_stale;

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * What only the daemon can do: commands sent to it, plans and results in words.
+ *
+ * What destroys something is asked about: with --dry-run the plan is all there is; on a terminal
+ * the plan comes first and then the question; anywhere else --yes is needed, because nobody is
+ * there to ask.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/broker-ctl/ctl.h"
+#include "tools/broker-ctl/format.h"
+
+#define ARGV_MAX (CTL_ARGS_MAX + 8)
+
+/* Says in one sentence what `answer` did, or would do. */
+typedef void (*say_fn)(FILE *to, const cJSON *answer, const char *verb);
+
+struct request {
+	const char *argv[ARGV_MAX];
+	unsigned argc;
+};
+
+static double number(const cJSON *answer, const char *key)
+{
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(answer, key);
+
+	return cJSON_IsNumber(value) ? value->valuedouble : 0;
+}
+
+static const char *string(const cJSON *answer, const char *key)
+{
+	const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, key));
+
+	return value ? value : "?";
+}
+
+static bool truth(const cJSON *answer, const char *key)
+{
+	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(answer, key));
+}
+
+/* The command's words, its arguments, and the options the daemon knows. */
+static void request_make(const struct ctl *ctl, struct request *ret)
+{
+	static const enum ctl_option_id passed[] = { OPT_SPACE, OPT_SALT, OPT_BY, OPT_COUNT };
+	static const char *const shown[] = { "--space", "--salt", "--by", "--count" };
+
+	ret->argc = 0;
+	for (unsigned i = 0; i < 2 && ctl->command->words[i]; i++)
+		ret->argv[ret->argc++] = ctl->command->words[i];
+	for (unsigned i = 0; i < ctl->nargs; i++)
+		ret->argv[ret->argc++] = ctl->args[i];
+	for (unsigned i = 0; i < sizeof(passed) / sizeof(passed[0]); i++) {
+		if (!ctl_has(ctl, passed[i]))
+			continue;
+		ret->argv[ret->argc++] = shown[i];
+		ret->argv[ret->argc++] = ctl->value[passed[i]];
+	}
+}
+
+static int request_send(struct ctl *ctl, const struct request *rq, bool dry_run, cJSON **ret,
+			int *ret_code)
+{
+	return link_request(ctl, rq->argv, rq->argc, dry_run, ret, ret_code);
+}
+
+/* Prints the answer, in words or JSON. Returns the daemon's exit code. */
+static int answer_print(struct ctl *ctl, cJSON *answer, int code, say_fn say, const char *verb)
+{
+	if (output_is_json(ctl)) {
+		int r = output_json(ctl, answer);
+
+		return r ? r : code;
+	}
+	say(stdout, answer, verb);
+	(void)printf("%s\n", truth(answer, "dry_run") ? "  (dry run)" : "");
+	cJSON_Delete(answer);
+	return code;
+}
+
+static bool ask(void)
+{
+	char line[16] = "";
+
+	(void)fprintf(stderr, "Go on? [y/N] ");
+	return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
+}
+
+/* Shows the plan and asks. 0: go on. */
+static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
+{
+	cJSON *plan;
+	int code, r;
+
+	if (ctl_has(ctl, OPT_YES))
+		return 0;
+	if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+		return ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->command->words[0],
+				"add -y, or -n to see what would happen",
+				"this destroys something, and there is nobody to ask");
+	r = request_send(ctl, rq, true, &plan, &code);
+	if (r)
+		return r;
+	say(stderr, plan, "would ");
+	(void)fputc('\n', stderr);
+	cJSON_Delete(plan);
+	return ask() ? 0
+		     : ctl_fail(ctl, ADMIN_EXIT_FAILED, ctl->command->words[0], NULL, "not done");
+}
+
+static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
+{
+	bool dry_run = ctl_has(ctl, OPT_DRY_RUN);
+	cJSON *answer;
+	int code, r = 0;
+
+	if (!dry_run && ctl->command->options & OPT(OPT_YES))
+		r = confirm(ctl, rq, say);
+	if (r == 0)
+		r = request_send(ctl, rq, dry_run, &answer, &code);
+	return r ? r : answer_print(ctl, answer, code, say, dry_run ? "would " : "");
+}
+
+static int change(struct ctl *ctl, say_fn say)
+{
+	struct request rq;
+	int r = link_open(ctl);
+
+	if (r)
+		return r;
+	request_make(ctl, &rq);
+	return change_sent(ctl, &rq, say);
+}
+
+/* ---- client kick, epoch bump, tenant delete ------------------------------------------------ */
+
+static void say_kick(FILE *to, const cJSON *a, const char *verb)
+{
+	(void)fprintf(to,
+		      "%skick client %.0f (%s, pid %.0f, tenant %s): it loses %.0f pages it is "
+		      "filling (%s) and %.0f leases",
+		      verb, number(a, "client"), string(a, "name"), number(a, "pid"),
+		      string(a, "tenant"), number(a, "pages_held"),
+		      format_size(number(a, "held_bytes")).text, number(a, "leases"));
+}
+
+int ctl_client_kick(struct ctl *ctl)
+{
+	return change(ctl, say_kick);
+}
+
+static void say_bump(FILE *to, const cJSON *a, const char *verb)
+{
+	(void)fprintf(to, "%smove %s %.0f -> %.0f: %.0f pages", verb, string(a, "ns"),
+		      number(a, "from"), number(a, "to"), number(a, "pages"));
+	if (!truth(a, "dry_run")) {
+		(void)fprintf(to, " became unreachable");
+		return;
+	}
+	(void)fprintf(to, " (%s) become unreachable now", format_size(number(a, "bytes")).text);
+	if (number(a, "leased_pages") > 0)
+		(void)fprintf(to, ", of which %s held by %.0f clients until they release it",
+			      format_size(number(a, "leased_bytes")).text, number(a, "clients"));
+}
+
+int ctl_epoch_bump(struct ctl *ctl)
+{
+	return change(ctl, say_bump);
+}
+
+static void say_delete(FILE *to, const cJSON *a, const char *verb)
+{
+	bool waits = !truth(a, "deleted") && !truth(a, "dry_run");
+
+	(void)fprintf(to, "%sdelete tenant %s: ", verb, string(a, "tenant"));
+	(void)fprintf(to,
+		      waits ? "its %s are on their way back; say it again in a moment"
+			    : "%s of memory go back",
+		      format_size(number(a, "used_bytes")).text);
+}
+
+int ctl_tenant_delete(struct ctl *ctl)
+{
+	return change(ctl, say_delete);
+}
+
+/* ---- tenant set ---------------------------------------------------------------------------- */
+
+static void say_limit(FILE *to, const char *name, const cJSON *budget, const char *key)
+{
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(budget, key);
+
+	(void)fprintf(to, " %s %s", name,
+		      cJSON_IsNumber(value) ? format_size(value->valuedouble).text : "all");
+}
+
+static void say_set(FILE *to, const cJSON *a, const char *verb)
+{
+	const cJSON *budget;
+
+	(void)fprintf(to, "%s%s tenant %s (uid %.0f)", verb,
+		      truth(a, "created") ? "make" : "change", string(a, "tenant"),
+		      number(a, "uid"));
+	cJSON_ArrayForEach(budget, cJSON_GetObjectItemCaseSensitive(a, "budgets"))
+	{
+		(void)fprintf(to, "\n  %s:", string(budget, "device"));
+		say_limit(to, "min", budget, "min_bytes");
+		say_limit(to, "high", budget, "high_bytes");
+		say_limit(to, "max", budget, "max_bytes");
+		(void)fprintf(to, " weight %.0f; used %s, %s of %s free", number(budget, "weight"),
+			      format_size(number(budget, "used_bytes")).text,
+			      format_size(number(budget, "free_bytes")).text,
+			      format_size(number(budget, "capacity_bytes")).text);
+	}
+}
+
+/* Capacity that a percentage is of: the device named, or the only one; 0: there is no telling. */
+static uint64_t whole_bytes(const struct ctl *ctl)
+{
+	const char *device = NULL;
+
+	for (unsigned i = 1; i < ctl->nargs; i++) {
+		if (strncmp(ctl->args[i], "device=", 7) == 0)
+			device = ctl->args[i] + 7;
+	}
+	for (uint32_t i = 0; i < ctl->seg->devices_n; i++) {
+		if (device ? strcmp(ctl->seg->device[i].name, device) == 0
+			   : ctl->seg->devices_n == 1)
+			return ctl->seg->device[i].capacity_bytes;
+	}
+	return 0;
+}
+
+/* The daemon takes bytes; people write sizes. */
+static int set_size(const struct ctl *ctl, const char *arg, char *to, size_t bytes)
+{
+	size_t key = strcspn(arg, "=") + 1;
+	uint64_t size;
+
+	if (strcmp(arg + key, "all") == 0) {
+		(void)snprintf(to, bytes, "%s", arg);
+		return 0;
+	}
+	if (!format_parse_size(arg + key, whole_bytes(ctl), &size))
+		return ctl_fail(ctl, ADMIN_EXIT_USAGE, arg,
+				"sizes are as 512M, 2G, 30% (name a device= if there are several)",
+				"'%s' is no size", arg + key);
+	(void)snprintf(to, bytes, "%.*s%llu", (int)key, arg, (unsigned long long)size);
+	return 0;
+}
+
+int ctl_tenant_set(struct ctl *ctl)
+{
+	static const char *const sizes[] = { "min=", "high=", "max=" };
+	char text[8][40];
+	struct request rq;
+	int r = link_open(ctl);
+
+	if (r)
+		return r;
+	request_make(ctl, &rq);
+	for (unsigned i = 3; i < rq.argc; i++) {
+		for (unsigned k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+			if (strncmp(rq.argv[i], sizes[k], strlen(sizes[k])) != 0)
+				continue;
+			r = set_size(ctl, rq.argv[i], text[i - 3], sizeof(text[0]));
+			if (r)
+				return r;
+			rq.argv[i] = text[i - 3];
+			break;
+		}
+	}
+	return change_sent(ctl, &rq, say_set);
+}
+
+/* ---- prefix -------------------------------------------------------------------------------- */
+
+static void say_keys(FILE *to, const cJSON *a, const char *verb, const char *what)
+{
+	const cJSON *key;
+
+	(void)fprintf(to, "%s%s %.0f pages (%s) of %s", verb, what, number(a, "pages"),
+		      format_size(number(a, "bytes")).text, string(a, "ns"));
+	cJSON_ArrayForEach(key, cJSON_GetObjectItemCaseSensitive(a, "keys"))
+	{
+		if (!truth(key, "done"))
+			(void)fprintf(to, "\n  not %s: %s", string(key, "hash"),
+				      string(key, "why"));
+	}
+}
+
+static void say_pin(FILE *to, const cJSON *a, const char *verb)
+{
+	say_keys(to, a, verb, "pin");
+}
+
+static void say_unpin(FILE *to, const cJSON *a, const char *verb)
+{
+	say_keys(to, a, verb, "unpin");
+}
+
+static void say_evict(FILE *to, const cJSON *a, const char *verb)
+{
+	say_keys(to, a, verb, "evict");
+}
+
+int ctl_prefix_pin(struct ctl *ctl)
+{
+	return change(ctl, say_pin);
+}
+
+int ctl_prefix_unpin(struct ctl *ctl)
+{
+	return change(ctl, say_unpin);
+}
+
+int ctl_prefix_evict(struct ctl *ctl)
+{
+	return change(ctl, say_evict);
+}
+
+static void explain_print(const cJSON *answer)
+{
+	const cJSON *keys = cJSON_GetObjectItemCaseSensitive(answer, "keys");
+	const cJSON *reason;
+
+	(void)printf("matched %.0f/%.0f blocks in epoch %.0f of %s\n", number(answer, "matched"),
+		     number(answer, "asked"), number(answer, "epoch"), string(answer, "ns"));
+	cJSON_ArrayForEach(reason, cJSON_GetObjectItemCaseSensitive(answer, "reasons"))(void)
+		printf("miss at block %.0f (%s): %s\n", number(answer, "miss"),
+		       string(cJSON_GetArrayItem(keys, (int)number(answer, "miss")), "hash"),
+		       reason->valuestring);
+}
+
+/* lookup is a listing of its keys, with the whole answer in JSON; explain is told in words. */
+int ctl_prefix_query(struct ctl *ctl)
+{
+	struct table_view view;
+	struct request rq;
+	cJSON *answer;
+	int code, r = 0;
+
+	if (ctl->command->table)
+		r = output_view(ctl, false, &view);
+	if (r == 0)
+		r = link_open(ctl);
+	if (r)
+		return r;
+	request_make(ctl, &rq);
+	r = request_send(ctl, &rq, false, &answer, &code);
+	if (r)
+		return r;
+	if (output_is_json(ctl) && !ctl_has(ctl, OPT_FIELDS))
+		return output_json(ctl, answer);
+	if (ctl->command->table) {
+		if (ctl->format == CTL_TEXT && !ctl_has(ctl, OPT_FIELDS))
+			(void)printf("matched %.0f/%.0f blocks in epoch %.0f of %s\n",
+				     number(answer, "matched"), number(answer, "asked"),
+				     number(answer, "epoch"), string(answer, "ns"));
+		r = output_list(ctl, cJSON_DetachItemFromObjectCaseSensitive(answer, "keys"));
+	} else {
+		explain_print(answer);
+	}
+	cJSON_Delete(answer);
+	return r ? r : code;
+}
+
+int ctl_prefix_top(struct ctl *ctl)
+{
+	struct table_view view;
+	struct request rq;
+	cJSON *answer, *pages;
+	int code, r = output_view(ctl, false, &view);
+
+	if (r == 0)
+		r = link_open(ctl);
+	if (r)
+		return r;
+	request_make(ctl, &rq);
+	r = request_send(ctl, &rq, false, &answer, &code);
+	if (r)
+		return r;
+	pages = cJSON_DetachItemFromObjectCaseSensitive(answer, "pages");
+	cJSON_Delete(answer);
+	return output_list(ctl, pages);
+}
