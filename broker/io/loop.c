@@ -133,6 +133,18 @@ void loop_del(struct loop *loop, struct loop_source *source)
 	source->fd = -1;
 }
 
+void loop_on_wake(struct loop *loop, void (*woke)(void *arg), void *arg)
+{
+	loop->woke = woke;
+	loop->woke_arg = arg;
+}
+
+void loop_woke(const struct loop *loop)
+{
+	if (loop->woke)
+		loop->woke(loop->woke_arg);
+}
+
 bool loop_pending(const struct loop *loop)
 {
 	return loop->ops->pending(loop);

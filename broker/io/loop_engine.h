@@ -39,6 +39,8 @@ struct loop {
 	struct loop_slot *slots;
 	uint32_t slots_max;
 	uint32_t free;
+	void (*woke)(void *arg);
+	void *woke_arg;
 };
 
 #define LOOP_SLOT_NONE 0xffffffffu
@@ -52,6 +54,7 @@ static inline uint64_t loop_name(const struct loop *loop, uint32_t slot)
 void loop_slot_free(struct loop *loop, uint32_t slot);
 /* The slot a report is about, or LOOP_SLOT_NONE when its source is gone. */
 uint32_t loop_slot_of(const struct loop *loop, uint64_t name);
+void loop_woke(const struct loop *loop);
 void loop_dispatch(struct loop *loop, uint32_t slot, uint32_t events);
 
 extern const struct loop_engine_ops loop_uring_ops;

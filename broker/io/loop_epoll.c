@@ -83,9 +83,12 @@ static int epoll_run(struct loop *loop, uint64_t timeout_ns)
 {
 	struct epoll_event events[LOOP_BATCH];
 	int n = epoll_wait_ns(epoll_fd(loop), events, timeout_ns);
+	int error = n < 0 ? -errno : 0;
 
-	if (n < 0)
-		return errno == EINTR ? 0 : -errno;
+	if (timeout_ns)
+		loop_woke(loop);
+	if (error)
+		return error == -EINTR ? 0 : error;
 	for (int i = 0; i < n; i++) {
 		uint32_t slot = loop_slot_of(loop, events[i].data.u64);
 		uint32_t got = 0;

@@ -222,6 +222,8 @@ static int uring_run(struct loop *loop, uint64_t timeout_ns)
 
 	uring_flush(loop);
 	error = uring_enter(u, timeout_ns);
+	if (timeout_ns)
+		loop_woke(loop);
 	if (error)
 		return error;
 	while (called < LOOP_BATCH && io_uring_peek_cqe(&u->ring, &cqe) == 0) {

@@ -62,7 +62,7 @@ static const char options_help[] =
 	"                             what happens to a slab that is not given back in time; "
 	"default\n"
 	"                             extend\n"
-	"  --revoke-grace MS          how long it is extended each time; default 1000\n"
+	"  --revoke-grace MS          how long `extend` adds each time; default 1000\n"
 	"  --attach-deadline MS       for a connection to say HELLO; default 5000\n"
 	"  --drain MS                 after SIGTERM, for clients to leave; default 5000\n"
 	"  --spin-us N                how long an idle ring stays polled; default 50\n"
@@ -109,9 +109,10 @@ static int parse_u32(const char *what, const char *text, uint64_t min, uint64_t 
 	return 0;
 }
 
-static int parse_scaled(const char *what, const char *text, uint64_t unit_ns, uint64_t *ret_ns)
+static int parse_scaled(const char *what, const char *text, uint64_t min, uint64_t unit_ns,
+			uint64_t *ret_ns)
 {
-	if (parse_number(what, text, 0, 86400000, ret_ns))
+	if (parse_number(what, text, min, 86400000, ret_ns))
 		return -EINVAL;
 	*ret_ns *= unit_ns;
 	return 0;
@@ -392,13 +393,13 @@ static int option_amount(struct options *o, int option, const char *arg)
 		o->per_uid_given = true;
 		return parse_u32("--clients-per-uid", arg, 1, 16384, &cfg->clients_per_uid);
 	case OPT_REVOKE_GRACE:
-		return parse_scaled("--revoke-grace", arg, MS_NS, &cfg->revoke_grace_ns);
+		return parse_scaled("--revoke-grace", arg, 1, MS_NS, &cfg->revoke_grace_ns);
 	case OPT_ATTACH_DEADLINE:
-		return parse_scaled("--attach-deadline", arg, MS_NS, &cfg->attach_deadline_ns);
+		return parse_scaled("--attach-deadline", arg, 1, MS_NS, &cfg->attach_deadline_ns);
 	case OPT_DRAIN:
-		return parse_scaled("--drain", arg, MS_NS, &cfg->drain_ns);
+		return parse_scaled("--drain", arg, 0, MS_NS, &cfg->drain_ns);
 	case OPT_SPIN:
-		return parse_scaled("--spin-us", arg, US_NS, &cfg->spin_ns);
+		return parse_scaled("--spin-us", arg, 0, US_NS, &cfg->spin_ns);
 	default:
 		return complain(
 			"usage: kvbrokerd --device host:NODE=SIZE [OPTION]... (see --help)");

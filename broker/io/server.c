@@ -50,8 +50,10 @@ uint64_t server_clock_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
-static void server_look_at_clock(struct server *s)
+static void server_look_at_clock(void *arg)
 {
+	struct server *s = arg;
+
 	s->now_ns = server_clock_ns();
 	core_set_time(&s->core, s->now_ns);
 }
@@ -134,6 +136,8 @@ static int server_start_loop(struct server *s)
 		error = server_step(loop_add(s->loop, &s->worker_done, worker_fd(s->worker),
 					     LOOP_IN, server_worker_ready),
 				    "device worker");
+	if (error == 0)
+		loop_on_wake(s->loop, server_look_at_clock, s);
 	if (error == 0 && strcmp(loop_engine_name(s->loop), "epoll") == 0)
 		s->look_gap_ns = SERVER_LOOK_NS;
 	return error;
@@ -227,39 +231,45 @@ void server_finish(struct server *s)
 
 /* ---- revocations that are overdue ---------------------------------------------------------- */
 
-/* Everyone who was sent the slab and has not given it up. */
-static void server_kick_holders(struct server *s, const struct core_slab *slab)
+/* Everyone attached who was sent the slab and has not given it up. How many. */
+static unsigned server_kick_holders(struct server *s, const struct core_slab *slab)
 {
 	const struct core_space *space = &s->core.spaces[slab->space];
+	unsigned n = 0;
 
 	for (uint16_t i = space->member; i != CORE_NONE16; i = s->core.members[i].space_next) {
 		const struct core_member *m = &s->core.members[i];
 		struct session *ss = session_of_client(s, m->client);
 
-		if (!ss || !(m->sent[slab->slot / 64] >> (slab->slot % 64) & 1))
+		if (!ss || ss->state != SESSION_ENGINE || ss->condemned ||
+		    !(m->sent[slab->slot / 64] >> (slab->slot % 64) & 1))
 			continue;
+		n++;
 		s->kicked++;
 		session_break(ss, ETIMEDOUT, "it did not give a revoked slab back in time");
 	}
+	return n;
 }
 
 static void server_act_overdue(struct server *s, unsigned index)
 {
 	static const char *const words[] = {
-		[REVOKE_EXTEND] = "it gets as much time again",
+		[REVOKE_EXTEND] = "it gets more time",
 		[REVOKE_KICK] = "its holders are disconnected",
 		[REVOKE_QUARANTINE] = "its memory is out of use until they let go",
 	};
 	const struct core_slab *slab = &s->core.slabs[index];
 	enum revoke_policy policy = s->cfg.revoke_policy;
+	uint64_t grace_ns = SERVER_FOR_EVER_NS;
 
-	if (log_limit_pass(&overdue_limit, s->now_ns, 10))
+	if (policy == REVOKE_EXTEND)
+		grace_ns = s->cfg.revoke_grace_ns;
+	/* With nobody left to disconnect it is the death of their processes that is waited for. */
+	if ((policy != REVOKE_KICK || server_kick_holders(s, slab)) &&
+	    log_limit_pass(&overdue_limit, s->now_ns, 10))
 		log_warn("slab %u of space %u is not given back in time by %u clients: %s",
 			 slab->slot, slab->space, slab->mapped, words[policy]);
-	if (policy == REVOKE_KICK)
-		server_kick_holders(s, slab);
-	core_slab_extend(&s->core, index,
-			 policy == REVOKE_QUARANTINE ? SERVER_FOR_EVER_NS : s->cfg.revoke_grace_ns);
+	core_slab_extend(&s->core, index, grace_ns);
 }
 
 /* Acts on slabs whose deadline has passed; finds when the next one is. */
@@ -342,7 +352,6 @@ static int server_sleep(struct server *s)
 
 	s->sleeps++;
 	n = loop_run(s->loop, rest);
-	server_look_at_clock(s);
 	s->looked_ns = s->now_ns;
 	if (n > 0) {
 		s->settle_ns = s->now_ns + SERVER_SETTLE_NS;
