@@ -113,6 +113,25 @@ static int take_word(struct ctl *ctl, const char *word)
 	return 0;
 }
 
+/* "client" alone, or "client foo": says what may follow. False: no command begins like this. */
+static bool say_group(const struct ctl *ctl, const char *first)
+{
+	char list[128] = "";
+	size_t at = 0;
+
+	for (unsigned i = 0; i < ctl_commands_n; i++) {
+		const struct ctl_command *c = &ctl_commands[i];
+
+		if (c->words[1] && strcmp(c->words[0], first) == 0)
+			at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "",
+					       c->words[1]);
+	}
+	if (at)
+		(void)ctl_fail(ctl, ADMIN_EXIT_USAGE, first, "see broker-ctl --help",
+			       "it is followed by one of: %s", list);
+	return at > 0;
+}
+
 /* The command that the first words name; takes these words away. */
 static int find_command(struct ctl *ctl)
 {
@@ -138,6 +157,8 @@ static int find_command(struct ctl *ctl)
 		return ctl_fail(ctl, ADMIN_EXIT_USAGE, words, "see broker-ctl --help",
 				"there is no such command; nearest is '%s%s%s'", near->words[0],
 				near->words[1] ? " " : "", near->words[1] ? near->words[1] : "");
+	if (say_group(ctl, ctl->args[0]))
+		return ADMIN_EXIT_USAGE;
 	return ctl_fail(ctl, ADMIN_EXIT_USAGE, words, "see broker-ctl --help",
 			"there is no such command");
 }

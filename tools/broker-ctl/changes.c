@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/io/size.h"
 #include "tools/broker-ctl/ctl.h"
-#include "tools/broker-ctl/format.h"
 
 #define ARGV_MAX (CTL_ARGS_MAX + 8)
 
@@ -146,7 +146,7 @@ static void say_kick(FILE *to, const cJSON *a, const char *verb)
 		      "filling (%s) and %.0f leases",
 		      verb, number(a, "client"), string(a, "name"), number(a, "pid"),
 		      string(a, "tenant"), number(a, "pages_held"),
-		      format_size(number(a, "held_bytes")).text, number(a, "leases"));
+		      size_format((uint64_t)number(a, "held_bytes")).text, number(a, "leases"));
 }
 
 int ctl_client_kick(struct ctl *ctl)
@@ -162,10 +162,12 @@ static void say_bump(FILE *to, const cJSON *a, const char *verb)
 		(void)fprintf(to, " became unreachable");
 		return;
 	}
-	(void)fprintf(to, " (%s) become unreachable now", format_size(number(a, "bytes")).text);
+	(void)fprintf(to, " (%s) become unreachable now",
+		      size_format((uint64_t)number(a, "bytes")).text);
 	if (number(a, "leased_pages") > 0)
 		(void)fprintf(to, ", of which %s held by %.0f clients until they release it",
-			      format_size(number(a, "leased_bytes")).text, number(a, "clients"));
+			      size_format((uint64_t)number(a, "leased_bytes")).text,
+			      number(a, "clients"));
 }
 
 int ctl_epoch_bump(struct ctl *ctl)
@@ -181,7 +183,7 @@ static void say_delete(FILE *to, const cJSON *a, const char *verb)
 	(void)fprintf(to,
 		      waits ? "its %s are on their way back; say it again in a moment"
 			    : "%s of memory go back",
-		      format_size(number(a, "used_bytes")).text);
+		      size_format((uint64_t)number(a, "used_bytes")).text);
 }
 
 int ctl_tenant_delete(struct ctl *ctl)
@@ -196,7 +198,8 @@ static void say_limit(FILE *to, const char *name, const cJSON *budget, const cha
 	const cJSON *value = cJSON_GetObjectItemCaseSensitive(budget, key);
 
 	(void)fprintf(to, " %s %s", name,
-		      cJSON_IsNumber(value) ? format_size(value->valuedouble).text : "all");
+		      cJSON_IsNumber(value) ? size_format((uint64_t)value->valuedouble).text
+					    : "all");
 }
 
 static void say_set(FILE *to, const cJSON *a, const char *verb)
@@ -213,9 +216,9 @@ static void say_set(FILE *to, const cJSON *a, const char *verb)
 		say_limit(to, "high", budget, "high_bytes");
 		say_limit(to, "max", budget, "max_bytes");
 		(void)fprintf(to, " weight %.0f; used %s, %s of %s free", number(budget, "weight"),
-			      format_size(number(budget, "used_bytes")).text,
-			      format_size(number(budget, "free_bytes")).text,
-			      format_size(number(budget, "capacity_bytes")).text);
+			      size_format((uint64_t)number(budget, "used_bytes")).text,
+			      size_format((uint64_t)number(budget, "free_bytes")).text,
+			      size_format((uint64_t)number(budget, "capacity_bytes")).text);
 	}
 }
 
@@ -246,7 +249,7 @@ static int set_size(const struct ctl *ctl, const char *arg, char *to, size_t byt
 		(void)snprintf(to, bytes, "%s", arg);
 		return 0;
 	}
-	if (!format_parse_size(arg + key, whole_bytes(ctl), &size))
+	if (size_parse(arg + key, whole_bytes(ctl), &size) < 0)
 		return ctl_fail(ctl, ADMIN_EXIT_USAGE, arg,
 				"sizes are as 512M, 2G, 30% (name a device= if there are several)",
 				"'%s' is no size", arg + key);
@@ -285,7 +288,7 @@ static void say_keys(FILE *to, const cJSON *a, const char *verb, const char *wha
 	const cJSON *key;
 
 	(void)fprintf(to, "%s%s %.0f pages (%s) of %s", verb, what, number(a, "pages"),
-		      format_size(number(a, "bytes")).text, string(a, "ns"));
+		      size_format((uint64_t)number(a, "bytes")).text, string(a, "ns"));
 	cJSON_ArrayForEach(key, cJSON_GetObjectItemCaseSensitive(a, "keys"))
 	{
 		if (!truth(key, "done"))

@@ -5,6 +5,7 @@
  */
 
 #include <math.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "tools/broker-ctl/format.h"
