@@ -455,7 +455,8 @@ static int message_receive(struct session *ss, union message *m)
 	if (n < 0) {
 		if (errno == EAGAIN || errno == EINTR)
 			return -errno;
-		session_condemn(ss, strerror(errno));
+		/* Reset: it closed without reading what we sent, as one does. */
+		session_condemn(ss, errno == ECONNRESET ? NULL : strerror(errno));
 		return -EPIPE;
 	}
 	if (message_close_fds(&msg) || (msg.msg_flags & MSG_CTRUNC)) {
