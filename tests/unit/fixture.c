@@ -30,8 +30,8 @@ void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t
 	memset(f->mem, 0, bytes);
 	core_init(&f->c, f->mem, limits, secret, 1, &policy_lru);
 	core_set_time(&f->c, 1000000000ull);
-	ck_assert_int_eq(core_device_add(&f->c, KVB_DEVICE_HOST, 0, "host:0", handles * HANDLE_BYTES,
-					 HANDLE_BYTES),
+	ck_assert_int_eq(core_device_add(&f->c, KVB_DEVICE_HOST, 0, "host:0",
+					 handles * HANDLE_BYTES, HANDLE_BYTES),
 			 0);
 }
 

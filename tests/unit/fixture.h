@@ -31,7 +31,8 @@ void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t
 void fixture_end(struct fixture *f);
 void fixture_check(struct fixture *f);
 
-unsigned fixture_tenant(struct fixture *f, const char *name, uint64_t min_bytes, uint64_t max_bytes);
+unsigned fixture_tenant(struct fixture *f, const char *name, uint64_t min_bytes,
+			uint64_t max_bytes);
 unsigned fixture_client(struct fixture *f, unsigned tenant);
 /* Joins a space of one region. */
 struct core_member *fixture_space(struct fixture *f, unsigned client, uint64_t stride_bytes);

@@ -83,7 +83,8 @@ START_TEST(seal_of_a_known_key_leases_the_first_page)
 	ck_assert_uint_eq(ret, first);
 	ck_assert_uint_eq(f.c.clients[m->client].held, 1);
 	ck_assert_uint_eq(f.c.clients[m->client].leases, 1);
-	assert_batch(core_free(&f.c, m, &seal.page, 1), 1, 0); /* still FILLING, still the caller's */
+	assert_batch(core_free(&f.c, m, &seal.page, 1), 1,
+		     0); /* still FILLING, still the caller's */
 	ck_assert_int_eq(fixture_release(&f, m, first), 0);
 	ck_assert_int_eq(fixture_release(&f, m, first), 0);
 	ck_assert_int_eq(fixture_release(&f, m, first), -ENOENT);
@@ -121,7 +122,8 @@ START_TEST(keys_differ_by_salt)
 }
 END_TEST
 
-/* Leases for 64 pages, one client: EDQUOT stops the batch, and what was leased before it stays so. */
+/* Leases for 64 pages, one client: EDQUOT stops the batch, and what was leased before it stays so.
+ */
 START_TEST(i10_lease_quota_shortens_a_lookup)
 {
 	static const struct core_limits few = { .pages = 1024,
@@ -144,8 +146,10 @@ START_TEST(i10_lease_quota_shortens_a_lookup)
 	struct kvb_seal more = { .hash = fixture_hash(1000) };
 	fixture_alloc(&f, m, 1, &more.page);
 	assert_batch(core_seal(&f.c, m, 0, 1, 0, &more, 1, ret), 0, -EDQUOT);
-	ck_assert_uint_eq(f.c.clients[m->client].held, 1); /* an operand that failed changed nothing */
-	assert_batch(lookup_range(m, false, 0, 4, ret, &lead), 4, 0); /* more of the same page is no more */
+	ck_assert_uint_eq(f.c.clients[m->client].held,
+			  1); /* an operand that failed changed nothing */
+	assert_batch(lookup_range(m, false, 0, 4, ret, &lead), 4,
+		     0); /* more of the same page is no more */
 	for (unsigned i = 0; i < 4; i++)
 		ck_assert_int_eq(fixture_release(&f, m, page[i]), 0);
 	ck_assert_int_eq(fixture_release(&f, m, page[max - 1]), 0); /* its only lease */
@@ -252,7 +256,8 @@ START_TEST(hint_ttl_makes_a_miss)
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), page);
 	fixture_seconds(&f, 3);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), KVB_PAGE_NONE);
-	second = fixture_seal(&f, m, 1); /* the key is free for a new page, the old one is leased on */
+	second = fixture_seal(&f, m,
+			      1); /* the key is free for a new page, the old one is leased on */
 	ck_assert_uint_ne(second, page);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), second);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);

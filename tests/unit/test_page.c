@@ -98,9 +98,9 @@ START_TEST(fault_037_wrong_names_change_nothing)
 	fixture_alloc(&f, m, 2, page);
 	const kvb_page_t wrong[] = {
 		KVB_PAGE_NONE,
-		page[0] + (1ull << 32),			   /* another generation */
+		page[0] + (1ull << 32), /* another generation */
 		page[0] - (1ull << 32),
-		KVB_PAGE(KVB_PAGE_GEN(page[0]), 8),	   /* no slab there */
+		KVB_PAGE(KVB_PAGE_GEN(page[0]), 8),        /* no slab there */
 		KVB_PAGE(KVB_PAGE_GEN(page[0]), 1u << 31), /* beyond every slot */
 		UINT64_MAX,
 	};
