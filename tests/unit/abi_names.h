@@ -218,7 +218,7 @@ MEMBER(struct kvb_cqe, res)
 MEMBER(struct kvb_cqe, flags)
 MEMBER(struct kvb_cqe, aux)
 MEMBER(struct kvb_cqe, status)
-MEMBER(struct kvb_cqe, resv)
+MEMBER(struct kvb_cqe, done)
 
 TYPE(struct kvb_seal)
 MEMBER(struct kvb_seal, page)
