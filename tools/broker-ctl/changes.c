@@ -18,7 +18,7 @@
 #define ARGV_MAX (CTL_ARGS_MAX + 8)
 
 /* Says in one sentence what `answer` did, or would do. */
-typedef void (*say_fn)(FILE *to, const cJSON *answer, const char *verb);
+typedef void (*say_fn)(FILE *to, const cJSON *answer, bool plan);
 
 struct request {
 	const char *argv[ARGV_MAX];
@@ -70,14 +70,14 @@ static int request_send(struct ctl *ctl, const struct request *rq, bool dry_run,
 }
 
 /* Prints the answer, in words or JSON. Returns the daemon's exit code. */
-static int answer_print(struct ctl *ctl, cJSON *answer, int code, say_fn say, const char *verb)
+static int answer_print(struct ctl *ctl, cJSON *answer, int code, say_fn say)
 {
 	if (output_is_json(ctl)) {
 		int r = output_json(ctl, answer);
 
 		return r ? r : code;
 	}
-	say(stdout, answer, verb);
+	say(stdout, answer, truth(answer, "dry_run"));
 	(void)printf("%s\n", truth(answer, "dry_run") ? "  (dry run)" : "");
 	cJSON_Delete(answer);
 	return code;
@@ -106,7 +106,7 @@ static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
 	r = request_send(ctl, rq, true, &plan, &code);
 	if (r)
 		return r;
-	say(stderr, plan, "would ");
+	say(stderr, plan, true);
 	(void)fputc('\n', stderr);
 	cJSON_Delete(plan);
 	return ask() ? 0
@@ -123,7 +123,7 @@ static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
 		r = confirm(ctl, rq, say);
 	if (r == 0)
 		r = request_send(ctl, rq, dry_run, &answer, &code);
-	return r ? r : answer_print(ctl, answer, code, say, dry_run ? "would " : "");
+	return r ? r : answer_print(ctl, answer, code, say);
 }
 
 static int change(struct ctl *ctl, say_fn say)
@@ -139,14 +139,15 @@ static int change(struct ctl *ctl, say_fn say)
 
 /* ---- client kick, epoch bump, tenant delete ------------------------------------------------ */
 
-static void say_kick(FILE *to, const cJSON *a, const char *verb)
+static void say_kick(FILE *to, const cJSON *a, bool plan)
 {
 	(void)fprintf(to,
-		      "%skick client %.0f (%s, pid %.0f, tenant %s): it loses %.0f pages it is "
+		      "%s client %.0f (%s, pid %.0f, tenant %s): it %s %.0f pages it was "
 		      "filling (%s) and %.0f leases",
-		      verb, number(a, "client"), string(a, "name"), number(a, "pid"),
-		      string(a, "tenant"), number(a, "pages_held"),
-		      size_format((uint64_t)number(a, "held_bytes")).text, number(a, "leases"));
+		      plan ? "would kick" : "kicked", number(a, "client"), string(a, "name"),
+		      number(a, "pid"), string(a, "tenant"), plan ? "would lose" : "loses",
+		      number(a, "pages_held"), size_format((uint64_t)number(a, "held_bytes")).text,
+		      number(a, "leases"));
 }
 
 int ctl_client_kick(struct ctl *ctl)
@@ -154,11 +155,11 @@ int ctl_client_kick(struct ctl *ctl)
 	return change(ctl, say_kick);
 }
 
-static void say_bump(FILE *to, const cJSON *a, const char *verb)
+static void say_bump(FILE *to, const cJSON *a, bool plan)
 {
-	(void)fprintf(to, "%smove %s %.0f -> %.0f: %.0f pages", verb, string(a, "ns"),
-		      number(a, "from"), number(a, "to"), number(a, "pages"));
-	if (!truth(a, "dry_run")) {
+	(void)fprintf(to, "%s %s %.0f -> %.0f: %.0f pages", plan ? "would move" : "moved",
+		      string(a, "ns"), number(a, "from"), number(a, "to"), number(a, "pages"));
+	if (!plan) {
 		(void)fprintf(to, " became unreachable");
 		return;
 	}
@@ -175,15 +176,21 @@ int ctl_epoch_bump(struct ctl *ctl)
 	return change(ctl, say_bump);
 }
 
-static void say_delete(FILE *to, const cJSON *a, const char *verb)
+static void say_delete(FILE *to, const cJSON *a, bool plan)
 {
-	bool waits = !truth(a, "deleted") && !truth(a, "dry_run");
+	const char *name = string(a, "tenant");
+	struct size_text size = size_format((uint64_t)number(a, "used_bytes"));
 
-	(void)fprintf(to, "%sdelete tenant %s: ", verb, string(a, "tenant"));
-	(void)fprintf(to,
-		      waits ? "its %s are on their way back; say it again in a moment"
-			    : "%s of memory go back",
-		      size_format((uint64_t)number(a, "used_bytes")).text);
+	if (plan)
+		(void)fprintf(to, "would delete tenant %s and take %s of memory back", name,
+			      size.text);
+	else if (truth(a, "deleted"))
+		(void)fprintf(to, "deleted tenant %s", name);
+	else
+		(void)fprintf(to,
+			      "tenant %s is emptied first: %s are on their way back; delete it "
+			      "again in a moment",
+			      name, size.text);
 }
 
 int ctl_tenant_delete(struct ctl *ctl)
@@ -202,13 +209,14 @@ static void say_limit(FILE *to, const char *name, const cJSON *budget, const cha
 					    : "all");
 }
 
-static void say_set(FILE *to, const cJSON *a, const char *verb)
+static void say_set(FILE *to, const cJSON *a, bool plan)
 {
 	const cJSON *budget;
 
-	(void)fprintf(to, "%s%s tenant %s (uid %.0f)", verb,
-		      truth(a, "created") ? "make" : "change", string(a, "tenant"),
-		      number(a, "uid"));
+	(void)fprintf(to, "%s%s tenant %s (uid %.0f)", plan ? "would " : "",
+		      truth(a, "created") ? (plan ? "make" : "made")
+					  : (plan ? "change" : "changed"),
+		      string(a, "tenant"), number(a, "uid"));
 	cJSON_ArrayForEach(budget, cJSON_GetObjectItemCaseSensitive(a, "budgets"))
 	{
 		(void)fprintf(to, "\n  %s:", string(budget, "device"));
@@ -283,12 +291,13 @@ int ctl_tenant_set(struct ctl *ctl)
 
 /* ---- prefix -------------------------------------------------------------------------------- */
 
-static void say_keys(FILE *to, const cJSON *a, const char *verb, const char *what)
+static void say_keys(FILE *to, const cJSON *a, bool plan, const char *what)
 {
 	const cJSON *key;
 
-	(void)fprintf(to, "%s%s %.0f pages (%s) of %s", verb, what, number(a, "pages"),
-		      size_format((uint64_t)number(a, "bytes")).text, string(a, "ns"));
+	(void)fprintf(to, "%s%s %.0f pages (%s) of %s", plan ? "would " : "", what,
+		      number(a, "pages"), size_format((uint64_t)number(a, "bytes")).text,
+		      string(a, "ns"));
 	cJSON_ArrayForEach(key, cJSON_GetObjectItemCaseSensitive(a, "keys"))
 	{
 		if (!truth(key, "done"))
@@ -297,19 +306,19 @@ static void say_keys(FILE *to, const cJSON *a, const char *verb, const char *wha
 	}
 }
 
-static void say_pin(FILE *to, const cJSON *a, const char *verb)
+static void say_pin(FILE *to, const cJSON *a, bool plan)
 {
-	say_keys(to, a, verb, "pin");
+	say_keys(to, a, plan, plan ? "pin" : "pinned");
 }
 
-static void say_unpin(FILE *to, const cJSON *a, const char *verb)
+static void say_unpin(FILE *to, const cJSON *a, bool plan)
 {
-	say_keys(to, a, verb, "unpin");
+	say_keys(to, a, plan, plan ? "unpin" : "unpinned");
 }
 
-static void say_evict(FILE *to, const cJSON *a, const char *verb)
+static void say_evict(FILE *to, const cJSON *a, bool plan)
 {
-	say_keys(to, a, verb, "evict");
+	say_keys(to, a, plan, plan ? "evict" : "evicted");
 }
 
 int ctl_prefix_pin(struct ctl *ctl)

@@ -96,6 +96,7 @@ struct ctl {
 	const char *socket;
 	double timeout_s;
 	bool colour;
+	int output_error; /* errno of the first write to stdout that failed */
 	struct link link;
 	struct stats_segment *seg; /* the copy reads work on */
 };
@@ -131,6 +132,8 @@ int link_request(struct ctl *ctl, const char *const *argv, unsigned argc, bool d
 int output_list(struct ctl *ctl, cJSON *rows);     /* an array */
 int output_record(struct ctl *ctl, cJSON *row);    /* one object */
 int output_json(struct ctl *ctl, cJSON *document); /* as JSON, whatever the format */
+/* What was printed so far is out. False: it could not be; main() tells why. */
+bool output_flush(struct ctl *ctl);
 bool output_is_json(const struct ctl *ctl);
 /* Checks -o against the command's table: 0 or an exit code. */
 int output_view(struct ctl *ctl, bool all, struct table_view *ret);

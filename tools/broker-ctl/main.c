@@ -32,14 +32,12 @@ int ctl_fail(const struct ctl *ctl, int code, const char *what, const char *hint
 }
 
 /* Whether what was printed arrived. A reader that has seen enough (head) is no failure. */
-static int finish_output(const struct ctl *ctl, int code)
+static int finish_output(struct ctl *ctl, int code)
 {
-	errno = 0;
-	if (fflush(stdout) == 0 && !ferror(stdout))
+	if (output_flush(ctl) || ctl->output_error == EPIPE)
 		return code;
-	if (errno == EPIPE || errno == 0)
-		return code;
-	return ctl_fail(ctl, ADMIN_EXIT_FAILED, "output", NULL, "%s", strerror(errno));
+	return ctl_fail(ctl, ADMIN_EXIT_FAILED, "output", NULL, "%s",
+			ctl->output_error ? strerror(ctl->output_error) : "it was not written");
 }
 
 int main(int argc, char **argv)

@@ -4,9 +4,18 @@
  * An answer in the format asked for.
  */
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "tools/broker-ctl/ctl.h"
+
+bool output_flush(struct ctl *ctl)
+{
+	/* The C library forgets what it could not write, and with it why. */
+	if (fflush(stdout) == EOF && !ctl->output_error)
+		ctl->output_error = errno;
+	return !ctl->output_error && !ferror(stdout);
+}
 
 bool output_is_json(const struct ctl *ctl)
 {

@@ -266,7 +266,7 @@ static int stat_every(struct ctl *ctl, const struct table_view *view, double int
 		link_close(ctl);
 		if (r == 0)
 			r = stat_print(ctl, view, stat_row(from, ctl->seg), i % 20 == 0);
-		if (fflush(stdout) == EOF)
+		if (!output_flush(ctl))
 			break;
 	}
 	free(from);
