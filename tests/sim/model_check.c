@@ -119,7 +119,7 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 				     model_find(w, (int)(s - w->m.space), p->ns, p->salt,
 						&p->hash) != id,
 			     "page %u has left the index", id);
-	if (s->reorder & 2)
+	if (s->reorder & 2 || slab->state != CORE_SLAB_LIVE) /* may have been passed over */
 		p->high = cp->flags & CORE_PAGE_HIGH;
 	world_expect(w, !!(cp->flags & CORE_PAGE_HIGH) == p->high, "page %u: hint HIGH", id);
 	world_expect(w, p->indexed || !indexed, "page %u is in the index again", id);
