@@ -5,6 +5,7 @@
  * segment that somebody else wrote.
  */
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
