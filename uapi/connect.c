@@ -319,18 +319,26 @@ int kvb_connect(const struct kvb_params *params, struct kvb **ret, char error_te
 	return 0;
 }
 
+static void unmap_region(struct kvb_region_map *map)
+{
+	if (map->mem)
+		munmap(map->mem, map->bytes);
+}
+
 struct kvb *kvb_disconnect(struct kvb *kvb)
 {
-	struct kvb_region_map *maps[] = { &kvb->sub, &kvb->ctl, &kvb->fence };
+	struct kvb_msg_header bye;
 
 	if (!kvb)
 		return NULL;
-	/* Unmap before the socket says goodbye: pages come out of quarantine sooner that way. */
+	/* Unmapped before the socket says goodbye: what we had mapped is then surely out of use. */
 	for (unsigned i = 0; i < KVB_SPACES_MAX; i++)
 		kvb_space_free(kvb->space[i]);
-	for (unsigned i = 0; i < sizeof(maps) / sizeof(maps[0]); i++)
-		if (maps[i]->mem)
-			munmap(maps[i]->mem, maps[i]->bytes);
+	if (kvb->fd >= 0)
+		(void)kvb_socket_send(kvb, &bye, KVB_MSG_BYE, sizeof(bye));
+	unmap_region(&kvb->sub);
+	unmap_region(&kvb->ctl);
+	unmap_region(&kvb->fence);
 	if (kvb->doorbell >= 0)
 		close(kvb->doorbell);
 	if (kvb->fd >= 0)

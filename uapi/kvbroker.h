@@ -21,7 +21,8 @@
  *   5. Everything else goes over the rings.
  *   6. Closing the socket ends every right of the client. Its leases are dropped at once; pages it
  *      was filling stay in quarantine until its process is seen dead, because it may still have
- *      them mapped.
+ *      them mapped. KVB_MSG_BYE as the last message says that it has not: it has unmapped all it
+ *      was sent, and need not die for its pages to be free.
  *
  * MEMORY, SPLIT BY WRITER
  *
@@ -112,6 +113,7 @@ enum kvb_msg_type {
 	KVB_MSG_ERROR = 8,       /* daemon: struct kvb_msg_error */
 	KVB_MSG_CTL = 9,         /* admin: struct kvb_msg_ctl, then argv */
 	KVB_MSG_CTL_REPLY = 10,  /* daemon: struct kvb_msg_ctl_reply, then a piece of JSON */
+	KVB_MSG_BYE = 11,        /* client: the header alone; see life of a connection, 6 */
 };
 
 /* First bytes of every message. length counts the whole datagram, this header included. */
