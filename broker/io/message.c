@@ -360,6 +360,14 @@ static int message_grant_ack(struct session *ss, const union message *m, size_t 
 	return m->grant_ack.resv ? -EINVAL : grants_ack(ss, &m->grant_ack);
 }
 
+/* The peer has unmapped everything: its end needs no death to be complete. */
+static int message_bye(struct session *ss, const union message *m, size_t bytes)
+{
+	ss->said_bye = true;
+	session_condemn(ss, NULL);
+	return 0;
+}
+
 static int message_ctl(struct session *ss, const union message *m, size_t bytes)
 {
 	return admin_message(ss, m, bytes);
@@ -382,6 +390,7 @@ static const struct message_type message_types[] = {
 				  SESSION_ENGINE },
 	[KVB_MSG_GRANT_ACK] = { message_grant_ack, sizeof(struct kvb_msg_grant_ack), false,
 				SESSION_ENGINE },
+	[KVB_MSG_BYE] = { message_bye, sizeof(struct kvb_msg_header), false, SESSION_ENGINE },
 	[KVB_MSG_CTL] = { message_ctl, sizeof(struct kvb_msg_ctl), true, SESSION_ADMIN },
 };
 

@@ -75,6 +75,7 @@ struct ring_geometry;
 struct session {
 	struct server *server;
 	uint8_t state;
+	bool said_bye;  /* it has nothing mapped any more */
 	bool condemned; /* to be ended at the next safe point of the turn */
 	bool ending;	/* on server.ending */
 	bool blocked;	/* ADMIN: the socket is full, LOOP_OUT is watched */

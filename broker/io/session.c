@@ -331,7 +331,7 @@ static void session_leave(struct session *ss)
 	ss->condemned = false;
 	core_client_close(&s->core, ss->client);
 	/* The watch on the pidfd may have fired before, when a child still had the socket. */
-	if (s->core.clients[ss->client].state != CORE_CLIENT_FREE && session_process_dead(ss)) {
+	if (ss->said_bye || session_process_dead(ss)) {
 		loop_del(s->loop, &ss->death);
 		core_client_dead(&s->core, ss->client);
 	}
@@ -359,10 +359,19 @@ static void session_end(struct session *ss)
 	session_free(ss);
 }
 
+/* May its process still have memory mapped that it was sent? */
+static bool session_may_map(const struct core_client *client)
+{
+	for (unsigned h = 0; h < KVB_SPACES_MAX; h++) {
+		if (client->member[h] != CORE_NONE16)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Leaving sessions whose client record the core has given back, or put to rest until the death. A
- * client that was filling nothing has nothing that its process could still write to on behalf of a
- * key: it need not die for its record to be free for others.
+ * client that was in no space has nothing mapped: it need not die for its record to be free.
  */
 static void session_reap(struct server *s)
 {
@@ -377,7 +386,7 @@ static void session_reap(struct server *s)
 			at = &ss->next;
 			continue;
 		}
-		if (client->state == CORE_CLIENT_LEAVING && !client->held) {
+		if (client->state == CORE_CLIENT_LEAVING && !session_may_map(client)) {
 			loop_del(s->loop, &ss->death);
 			core_client_dead(&s->core, ss->client);
 			at = &ss->next;
