@@ -3,10 +3,11 @@
 /*
  * Memory of NUMA nodes; see placement.h.
  *
- * The kernel computes MemAvailable for the machine only. For a node it is rebuilt from the node's
- * own lines: free memory, the page cache that can be dropped and slabs that can be reclaimed.
- * Shared memory (memfds, tmpfs) is not among them: it counts as anonymous, so what other daemons
- * hold is not promised twice.
+ * The kernel computes MemAvailable for the machine only, and where there is one node that is its
+ * figure (virtual machines that are given memory as they use it say less in sysfs). For one of
+ * several nodes it is rebuilt from the node's own lines: free memory, the page cache that can be
+ * dropped and slabs that can be reclaimed. Shared memory (memfds, tmpfs) is not among them: it
+ * counts as anonymous, so what other daemons hold is not promised twice.
  */
 
 #include "numa/placement.h"
@@ -79,7 +80,7 @@ int placement_node_memory(uint32_t node, struct placement_memory *ret)
 
 	if (!placement_node_exists(node))
 		return -ENODEV;
-	if (placement_has_nodes())
+	if (placement_has_nodes() && numa_bitmask_weight(numa_all_nodes_ptr) > 1)
 		snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/meminfo", node);
 	error = meminfo_read(path, &info);
 	if (error)

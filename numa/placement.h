@@ -4,8 +4,8 @@
 /*
  * Which NUMA nodes there are and how much memory each could give.
  *
- * Reads sysfs at the call, keeps nothing. On a machine (or in a container) without NUMA in sysfs,
- * node 0 stands for the whole machine and its figures come from /proc/meminfo.
+ * Reads at the call, keeps nothing. On a machine with one node, or (in a container) without NUMA in
+ * sysfs, node 0 stands for the whole machine and its figures are those of /proc/meminfo.
  */
 
 #include <stdbool.h>
