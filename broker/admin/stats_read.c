@@ -3,8 +3,8 @@
 /*
  * Copying under a sequence lock: see the lock even, copy, see it unchanged. The copy is made with
  * plain loads that may race with the daemon's stores; what a race spoils is thrown away by the
- * second look at the lock, so nothing of it is interpreted. Counts of arrays are clamped after the
- * copy: a segment is the daemon's, but a file on disk may be anybody's.
+ * second look at the lock, so nothing of it is interpreted. Counts of arrays are clamped and texts
+ * ended after the copy: a segment is the daemon's, but a file on disk may be anybody's.
  */
 
 #include <errno.h>
@@ -61,6 +61,25 @@ static void read_clamp(uint32_t *n, uint32_t max)
 		*n = max;
 }
 
+/* Texts end inside their arrays, whoever wrote them. */
+static void read_terminate(struct stats_segment *seg)
+{
+#define TERMINATE(array) ((array)[sizeof(array) - 1] = '\0')
+	TERMINATE(seg->daemon_version);
+	TERMINATE(seg->engine);
+	TERMINATE(seg->policy);
+	TERMINATE(seg->policy_summary);
+	for (uint32_t i = 0; i < seg->devices_n; i++) {
+		TERMINATE(seg->device[i].name);
+		TERMINATE(seg->device[i].driver);
+	}
+	for (uint32_t i = 0; i < seg->tenants_n; i++)
+		TERMINATE(seg->tenant[i].name);
+	for (uint32_t i = 0; i < seg->clients_n; i++)
+		TERMINATE(seg->client[i].name);
+#undef TERMINATE
+}
+
 int stats_read_copy(const struct stats_segment *seg, struct stats_segment *ret)
 {
 	const struct timespec pause = { .tv_nsec = 1000 * 1000 };
@@ -85,5 +104,6 @@ int stats_read_copy(const struct stats_segment *seg, struct stats_segment *ret)
 	read_clamp(&ret->spaces_n, STATS_SPACES_MAX);
 	read_clamp(&ret->namespaces_n, STATS_NAMESPACES_MAX);
 	read_clamp(&ret->reclaim_n, 1024);
+	read_terminate(ret);
 	return 0;
 }

@@ -262,9 +262,11 @@ START_TEST(segments_are_copied_whole_or_not_at_all)
 	struct stats_segment *seg = segment_new(&fd);
 
 	seg->clients_n = UINT32_MAX;
+	memset(seg->client[0].name, 'x', sizeof(seg->client[0].name));
 	ck_assert_int_eq(stats_read_map(fd, &mapped, &version), 0);
 	ck_assert_int_eq(stats_read_copy(mapped, copy), 0);
 	ck_assert_uint_eq(copy->clients_n, STATS_CLIENTS_MAX);
+	ck_assert_uint_eq(strlen(copy->client[0].name), KVB_NAME_BYTES - 1);
 	seg->seq = 1; /* its writer died */
 	ck_assert_int_eq(stats_read_copy(mapped, copy), -ETIME);
 	stats_read_unmap(mapped);
