@@ -119,6 +119,7 @@ void core_init(struct core *c, void *mem, const struct core_limits *limits,
 	view(c, mem);
 	c->policy = policy;
 	c->now_s = 1;
+	c->revoke_grace_ns = CORE_REVOKE_GRACE_NS;
 	h->magic = CORE_STATE_MAGIC; /* last: a table without it was never finished */
 }
 

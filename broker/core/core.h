@@ -41,6 +41,7 @@ struct core {
 	struct core_tenant *tenants;
 	struct core_ns *namespaces;
 	const struct policy_ops *policy;
+	uint64_t revoke_grace_ns; /* time members have when the core itself revokes; may be set at any time */
 	uint64_t now_ns;
 	uint32_t now_s; /* seconds since core_init's time base, from 1 */
 };
@@ -221,4 +222,4 @@ void core_member_kick(struct core *c, struct core_member *m);
 unsigned core_slab_overdue(const struct core *c, unsigned from);
 void core_slab_extend(struct core *c, unsigned slab, uint64_t grace_ns);
 
-#define CORE_REVOKE_GRACE_NS (1000ull * 1000 * 1000)
+#define CORE_REVOKE_GRACE_NS (1000ull * 1000 * 1000) /* default */

@@ -127,7 +127,7 @@ static bool make_room(struct core *c, const struct core_space *asker, uint64_t b
 		}
 		if (!s)
 			break;
-		core_space_shrink_one(c, s, CORE_REVOKE_GRACE_NS);
+		core_space_shrink_one(c, s, c->revoke_grace_ns);
 	}
 	return (own_only ? mine->draining_bytes : d->draining_bytes) > 0;
 }
@@ -171,6 +171,6 @@ void core_budget_converge(struct core *c, unsigned tenant, unsigned device)
 
 		if (!s)
 			break;
-		core_space_shrink_one(c, s, CORE_REVOKE_GRACE_NS);
+		core_space_shrink_one(c, s, c->revoke_grace_ns);
 	}
 }

@@ -239,7 +239,7 @@ int core_tenant_delete(struct core *c, unsigned tenant)
 		if (!s->used || s->tenant != tenant)
 			continue;
 		memory = true;
-		while (core_space_shrink_one(c, s, CORE_REVOKE_GRACE_NS))
+		while (core_space_shrink_one(c, s, c->revoke_grace_ns))
 			;
 	}
 	if (memory)

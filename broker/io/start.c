@@ -297,6 +297,7 @@ int start_tables(struct server *s)
 	}
 	s->boot_id = random[4];
 	core_init(&s->core, s->state, &s->cfg.limits, random, s->boot_id, policy);
+	s->core.revoke_grace_ns = s->cfg.revoke_grace_ns;
 	core_set_time(&s->core, s->now_ns);
 	error = start_devices(s);
 	if (error == 0)
