@@ -350,8 +350,8 @@ enum kvb_op {
  * HINT       on leased pages. ENOENT no lease.
  * SPACE_GROW res = slabs granted and acknowledged by the caller; ENOSPC with nothing granted.
  * SPACE_SHRINK res = slabs being revoked.
- * RECLAIM_ACK "I hold nothing in this slab and have unmapped it". EBUSY: the caller still holds or
- *            leases pages there, aux = how many. ENOENT: not being revoked.
+ * RECLAIM_ACK "I hold nothing in this slab and unmap it as soon as you say 0". EBUSY: the caller
+ *            still holds or leases pages there, aux = how many. ENOENT: not being revoked.
  * EPOCH_BUMP EPERM without KVB_NS_ADMIN.
  * CANCEL     0 cancelled (that entry ends with -ECANCELED); ENOENT unknown; EALREADY too late.
  */

@@ -11,7 +11,8 @@
  * TWO WAYS TO CALL. The wrappers (kvb_alloc(), kvb_lookup(), ...) do one operation and wait for it:
  * use these first. The ring (kvb_get_sqe(), kvb_prep_*(), kvb_submit(), kvb_wait_cqe()) keeps many
  * in flight. Both may be mixed on one connection: a wrapper that meets completions of the ring's
- * user keeps them for kvb_peek_cqe().
+ * user keeps them for kvb_peek_cqe(), in order. An entry that was got and not yet submitted goes out
+ * with the next wrapper call, so fill it before; background work leaves it alone.
  *
  * THREADS. A connection is used by one thread at a time. Open one a thread, or lock around it.
  *
@@ -25,7 +26,11 @@
  * unmapped in kvb_quiet_point(), which the engine calls when nothing reads the pages it gave back.
  *
  * ERRORS are negative errno values; kvb_error_text() says more about the last failure.
- * -ENOTCONN the broker has gone or has given up on this client; -EPROTO it sent nonsense.
+ * -ENOTCONN the broker has gone or has given up on this client; -EPROTO it sent nonsense. Both are
+ * final, and so is -ETIME of a wrapper: its entry is still out there with the operands, so a broker
+ * that does not answer within timeout_ns has lost this client. Memory stays mapped, for reading to
+ * its end, until kvb_disconnect(). A batch that stops half way returns how many were done, and the
+ * error text says at what; asking for the rest returns the error.
  */
 
 #include <stdbool.h>
@@ -113,7 +118,7 @@ struct kvb_space_params {
 
 /* Reserves addresses and joins the space. Owned by the connection. */
 KVB_API int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret);
-/* -EBUSY while this connection holds pages or leases there. Magazine pages are given back. */
+/* -EBUSY while this connection holds pages or leases, in any space. Magazine pages are given back. */
 KVB_API int kvb_space_close(struct kvb_space *space);
 
 struct kvb_space_info {
@@ -180,7 +185,7 @@ KVB_API void kvb_page_put(struct kvb_space *space, kvb_page_t page);
 /* user_data with bit 63 set is the library's own. */
 #define KVB_USER_DATA_MAX (UINT64_MAX >> 1)
 
-/* A zeroed entry, or NULL: the queue is full, submit and reap first. */
+/* A zeroed entry, or NULL: the queue is full, or cq_entries are unreaped; submit and reap first. */
 KVB_API struct kvb_sqe *kvb_get_sqe(struct kvb *kvb);
 /* Makes every entry got so far visible, ringing the doorbell if needed. Returns how many. */
 KVB_API int kvb_submit(struct kvb *kvb);
