@@ -16,6 +16,9 @@
 
 #include "tools/kvb-bench/bench.h"
 
+#define CLOCK_GROUPS 200u
+#define CLOCK_READINGS 100u
+
 uint64_t clock_now_ns(void)
 {
 	struct timespec ts;
@@ -33,17 +36,23 @@ void clock_sleep_ns(uint64_t ns)
 		;
 }
 
+/* The cheapest of many groups: a mean would count whatever else ran meanwhile as the clock's. */
 uint64_t clock_cost_ns(void)
 {
-	static uint64_t cost_ns = UINT64_MAX;
+	static uint64_t cost_ns;
+	uint64_t best_ns = UINT64_MAX;
 
-	if (cost_ns == UINT64_MAX) {
-		uint64_t start_ns = clock_now_ns();
+	for (unsigned group = 0; cost_ns == 0 && group < CLOCK_GROUPS; group++) {
+		uint64_t start_ns = clock_now_ns(), ns;
 
-		for (unsigned i = 1; i < 10000; i++)
+		for (unsigned i = 1; i < CLOCK_READINGS; i++)
 			clock_now_ns();
-		cost_ns = (clock_now_ns() - start_ns) / 10000;
+		ns = (clock_now_ns() - start_ns) / CLOCK_READINGS;
+		if (ns < best_ns)
+			best_ns = ns;
 	}
+	if (cost_ns == 0)
+		cost_ns = best_ns;
 	return cost_ns;
 }
 
