@@ -169,14 +169,17 @@ END_TEST
 
 static int parse(struct ctl *ctl, const char *line)
 {
-	char *argv[300], *copy = strdup(line), *save = NULL;
+	static char copy[256]; /* ctl points into it */
+	char *argv[300], *save = NULL;
 	int argc = 0;
 
+	ck_assert_uint_lt(strlen(line), sizeof(copy));
+	strcpy(copy, line);
 	*ctl = (struct ctl){ .link = { .fd = -1 } };
 	argv[argc++] = (char *)(uintptr_t) "broker-ctl";
 	for (char *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save))
 		argv[argc++] = word;
-	return ctl_parse(ctl, argc, argv); /* copy stays: ctl points into it */
+	return ctl_parse(ctl, argc, argv);
 }
 
 START_TEST(options_stand_anywhere)
