@@ -40,8 +40,9 @@ uint64_t kvb_clock_ns(void)
 
 uint64_t kvb_deadline_ns(uint64_t timeout_ns)
 {
+	if (timeout_ns == UINT64_MAX)
+		return UINT64_MAX; /* the common wait of a busy engine needs no clock */
 	const uint64_t now = kvb_clock_ns();
-
 	return timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
 }
 

@@ -37,8 +37,9 @@
 
 /* user_data of the library's own entries */
 #define KVB_OWN (1ull << 63)
-#define KVB_OWN_MAGAZINE (1ull << 62) /* lower bits: handle of the space; else number of the call  \
-				       */
+#define KVB_OWN_MAGAZINE                                                                           \
+	(1ull << 62) /* lower bits: handle of the space; else number of the call                   \
+		      */
 
 enum kvb_magazine_op {
 	KVB_MAGAZINE_IDLE,

@@ -139,8 +139,8 @@ static inline int kvb_step_take(struct kvb_ring *r, struct kvb_cqe *ret)
 	return 1;
 }
 
-/* Whether kvb_step_show_head() is due after a take: not for each completion, since it dirties the line
- * that the daemon polls, but before the daemon could run out of slots while we do nothing. */
+/* Whether kvb_step_show_head() is due after a take: not for each completion, since it dirties the
+ * line that the daemon polls, but before the daemon could run out of slots while we do nothing. */
 static inline bool kvb_step_show_due(const struct kvb_ring *r, bool took)
 {
 	return took ? r->cq_head - r->cq_shown >= r->cq_entries / 2 : r->cq_shown != r->cq_head;
