@@ -16,7 +16,7 @@
 #include "broker/core/index.h"
 
 #define PIPE_KEYS 32u    /* power of two, more than PIPE_LINES */
-#define PIPE_FIRST 8u    /* keys fetched ahead of the first */
+#define PIPE_FIRST 4u    /* index lines fetched before the first key is answered */
 #define PIPE_LINES 24u   /* index lines fetched ahead */
 #define PIPE_RECORDS 12u /* page records fetched ahead */
 
@@ -35,7 +35,7 @@ struct pipe {
 static inline uint64_t pipe_next(struct pipe *p, const struct core *c, uint32_t i)
 {
 	uint32_t lines = i ? i + PIPE_LINES : PIPE_FIRST;
-	uint32_t records = i + PIPE_RECORDS;
+	uint32_t records = i ? i + PIPE_RECORDS : 1;
 
 	for (; p->mixed < p->n && p->mixed < lines; p->mixed++) {
 		const void *key = p->keys + p->mixed * p->step;

@@ -5,8 +5,8 @@
  *
  * A turn that did something is followed by another at once; a turn that did nothing spins while a
  * ring is polled, else the daemon sleeps until the loop, or the earliest of the times that its
- * parts name. The clock is read after a turn that worked (the client is busy with the answer then)
- * and every few turns of spinning; everything that goes by time is looked at only then.
+ * parts name. While rings are polled, most turns are nothing but a look at them (a spin), so that
+ * an answer waits for nothing else; every SERVER_SPINS-th turn is whole, and reads the clock.
  *
  * SIGTERM: nobody new is let in, attached clients are told (DRAINING), and the daemon goes when the
  * last has gone or when the time for it is over. A second signal does not wait.
@@ -32,7 +32,8 @@
 #include "broker/io/worker.h"
 
 #define SERVER_WORK_UNITS 256u /* of core_work() a turn */
-#define SERVER_CLOCK_TURNS 8u  /* spinning turns between two looks at the clock */
+#define SERVER_SPINS 16u       /* looks at the polled rings between two whole turns */
+#define SERVER_SPINS_BUSY 4u   /* looks that one which found work counts for */
 #define SERVER_LOOK_NS                                                                             \
 	50000ull /* between two looks at a loop that cannot say if it has something */
 #define SERVER_SETTLE_NS                                                                           \
@@ -151,9 +152,10 @@ static void server_say_ready(const struct server *s)
 		bytes += s->core.h->device[i].capacity_bytes;
 	log_info("ready: kvbrokerd %s, socket %s, %u devices of %s together, policy %s, events by "
 		 "%s, "
-		 "tables %s",
+		 "tables %s on %s pages",
 		 KVB_VERSION, s->cfg.socket, s->cfg.devices, size_format(bytes).text, s->cfg.policy,
-		 loop_engine_name(s->loop), size_format(s->state_bytes).text);
+		 loop_engine_name(s->loop), size_format(s->state_bytes).text,
+		 s->state_huge ? "huge" : "small");
 	sd_notifyf(0, "READY=1\nSTATUS=serving %u devices", s->cfg.devices);
 }
 
@@ -309,6 +311,30 @@ static void server_timers(struct server *s, bool busy)
 	}
 }
 
+/* Is there anything to do but to look at rings? */
+static bool server_has_chores(const struct server *s)
+{
+	const struct core_header *h = s->core.h;
+
+	return s->condemned || s->ending || s->admin_first || h->clients_reaping ||
+	       h->slabs_draining || h->sweep_left || h->slab_todo != CORE_NONE16 ||
+	       h->member_todo != CORE_NONE16 || (!s->look_gap_ns && loop_pending(s->loop));
+}
+
+/* Looks at the polled rings and nothing else, until the time for a whole turn has come. */
+static bool server_spin(struct server *s)
+{
+	bool did = false;
+
+	for (unsigned i = 0; i < SERVER_SPINS && s->hot_count && !server_has_chores(s); i++) {
+		if (!ring_turn(s))
+			continue;
+		did = true;
+		i += SERVER_SPINS_BUSY - 1;
+	}
+	return did;
+}
+
 /* True: there is more to do now. */
 static bool server_turn(struct server *s)
 {
@@ -376,10 +402,11 @@ int server_run(struct server *s)
 	int n = 0;
 
 	while (!s->stop && n >= 0) {
-		bool busy = server_turn(s);
+		bool busy = server_spin(s);
 
-		if (busy || !s->hot_count || s->turns % SERVER_CLOCK_TURNS == 0)
-			server_timers(s, busy);
+		if (server_turn(s))
+			busy = true;
+		server_timers(s, busy);
 		if (s->stop)
 			break;
 		if (busy || s->hot_count)

@@ -146,6 +146,7 @@ struct server {
 	uint64_t started_ns;
 	void *state;
 	uint64_t state_bytes;
+	bool state_huge; /* on huge pages */
 	int state_fd;
 	int lock_fd;
 	int listen_fd;

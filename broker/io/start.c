@@ -193,6 +193,10 @@ int start_reserve(const struct server *s)
 
 /* ---- tables -------------------------------------------------------------------------------- */
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
 static int start_state_memfd(void)
 {
 	int fd;
@@ -205,6 +209,41 @@ static int start_state_memfd(void)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Shared, at an address that huge pages can back; NULL with errno. */
+static void *start_map_aligned(int fd, uint64_t bytes)
+{
+	char *room, *at;
+	void *state;
+
+	if (fault_fails("mmap"))
+		return NULL;
+	room = mmap(NULL, bytes + START_HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (room == MAP_FAILED)
+		return NULL;
+	at = room + (-(uintptr_t)room & (START_HUGE_BYTES - 1));
+	if (at > room)
+		munmap(room, (size_t)(at - room));
+	if (at + bytes < room + bytes + START_HUGE_BYTES)
+		munmap(at + bytes, (size_t)(room + START_HUGE_BYTES - at));
+	state = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	return state == MAP_FAILED ? NULL : state;
+}
+
+/*
+ * Puts the tables on huge pages: a lookup touches two lines far apart, and with small pages misses
+ * the TLB for both. Systems grant huge pages for shared memory rarely (shmem_enabled is `never` by
+ * default) but collapse what is there on request, from Linux 6.1. It costs that all of the tables
+ * is resident from the start. False: not to be had; small pages serve as well, only slower.
+ */
+static bool start_collapse(struct server *s)
+{
+	volatile char *state = s->state;
+
+	for (uint64_t at = 0; at < s->state_bytes; at += START_HUGE_BYTES)
+		state[at] = 0;
+	return !fault_fails("collapse") && madvise(s->state, s->state_bytes, MADV_COLLAPSE) == 0;
+}
+
 static int start_map_state(struct server *s)
 {
 	uint64_t bytes = core_bytes(&s->cfg.limits);
@@ -215,16 +254,10 @@ static int start_map_state(struct server *s)
 		return s->state_fd;
 	if (ftruncate(s->state_fd, (off_t)s->state_bytes) < 0)
 		return -errno;
-	s->state = fault_fails("mmap") ? MAP_FAILED
-				       : mmap(NULL, s->state_bytes, PROT_READ | PROT_WRITE,
-					      MAP_SHARED, s->state_fd, 0);
-	if (s->state == MAP_FAILED) {
-		s->state = NULL;
+	s->state = start_map_aligned(s->state_fd, s->state_bytes);
+	if (!s->state)
 		return -errno;
-	}
-	/* Where the system grants huge pages for shared memory a lookup misses the TLB less. */
-	if (s->cfg.huge_pages)
-		madvise(s->state, s->state_bytes, MADV_HUGEPAGE);
+	s->state_huge = s->cfg.huge_pages && start_collapse(s);
 	madvise(s->state, s->state_bytes, MADV_DONTDUMP);
 	return 0;
 }

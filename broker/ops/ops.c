@@ -101,12 +101,12 @@ struct core_member *ops_member(struct ring *r, const struct ring_op *op)
 	return core_member_get(&r->session->server->core, r->session->client, op->sqe.space);
 }
 
-uint32_t ops_slice(const struct ring_op *op, uint32_t *units)
+uint32_t ops_slice(const struct ring_op *op, uint32_t most, uint32_t *units)
 {
 	uint32_t n = op->sqe.count - op->done;
 
-	if (n > RING_SLICE)
-		n = RING_SLICE;
+	if (n > most)
+		n = most;
 	if (n > *units)
 		n = *units ? *units : 1;
 	*units -= n < *units ? n : *units;

@@ -29,8 +29,8 @@ enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 
 /* The member behind the entry's space handle; NULL: the client's mistake, -ENOENT. */
 struct core_member *ops_member(struct ring *r, const struct ring_op *op);
-/* How many operands to do now, at least one; taken from *units. */
-uint32_t ops_slice(const struct ring_op *op, uint32_t *units);
+/* How many operands to do now, 1..most (at most RING_SLICE); taken from *units. */
+uint32_t ops_slice(const struct ring_op *op, uint32_t most, uint32_t *units);
 /* What a slice of `asked` operands came to; fills *cqe when the entry is finished with it. */
 enum ops_verdict ops_batch(struct ring_op *op, const struct core_batch *b, uint32_t asked,
 			   struct kvb_cqe *cqe);

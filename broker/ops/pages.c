@@ -16,7 +16,7 @@ enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cq
 
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, units);
+	n = ops_slice(op, RING_SLICE, units);
 	b = core_alloc(&r->session->server->core, m, n, op->sqe.flags,
 		       ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
 	return ops_batch(op, &b, n, cqe);
@@ -31,7 +31,7 @@ enum ops_verdict op_free(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, units);
+	n = ops_slice(op, RING_SLICE, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
 		return ops_fail(cqe, -EINVAL);
 	b = core_free(&r->session->server->core, m, pages, n);

@@ -8,6 +8,9 @@
 
 #include "broker/ops/ops.h"
 
+#define LOOKUP_FIRST                                                                               \
+	16u /* keys of the first slice: a miss is mostly among them, the rest for nothing */
+
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
 {
 	struct core *core = &r->session->server->core;
@@ -19,7 +22,7 @@ enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 
 	if (!m || ns < 0)
 		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, units);
+	n = ops_slice(op, RING_SLICE, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(seals[0]), seals))
 		return ops_fail(cqe, -EINVAL);
 	b = core_seal(core, m, (unsigned)ns, op->sqe.arg, op->sqe.salt, seals, n,
@@ -48,7 +51,7 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 	lk.ns = (uint16_t)ns;
 	if (!op->done)
 		op->aux = core->namespaces[ns].epoch;
-	n = ops_slice(op, units);
+	n = ops_slice(op, op->done ? RING_SLICE : LOOKUP_FIRST, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(hashes[0]), hashes))
 		return ops_fail(cqe, -EINVAL);
 	if (op->aux == core->namespaces[ns].epoch)
@@ -76,7 +79,7 @@ enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *
 
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, units);
+	n = ops_slice(op, RING_SLICE, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
 		return ops_fail(cqe, -EINVAL);
 	b = core_release(&r->session->server->core, m, pages, n);
@@ -92,7 +95,7 @@ enum ops_verdict op_pin(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
 
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, units);
+	n = ops_slice(op, RING_SLICE, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
 		return ops_fail(cqe, -EINVAL);
 	b = core_pin(&r->session->server->core, m, pages, n, op->sqe.opcode == KVB_OP_PIN);
@@ -108,7 +111,7 @@ enum ops_verdict op_hint(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, units);
+	n = ops_slice(op, RING_SLICE, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
 		return ops_fail(cqe, -EINVAL);
 	b = core_hint(&r->session->server->core, m, pages, n, op->sqe.arg);
