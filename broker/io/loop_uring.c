@@ -175,11 +175,11 @@ static int uring_enter(struct uring *u, uint64_t timeout_ns)
 	struct __kernel_timespec ts = { .tv_sec = (long long)(timeout_ns / 1000000000ull),
 					.tv_nsec = (long long)(timeout_ns % 1000000000ull) };
 	struct io_uring_cqe *cqe;
-	int error;
+	int error = fault_point("uring-enter");
 
-	if (timeout_ns == 0 || io_uring_cq_ready(&u->ring))
+	if (error == 0 && (timeout_ns == 0 || io_uring_cq_ready(&u->ring)))
 		error = io_uring_submit_and_get_events(&u->ring);
-	else
+	else if (error == 0)
 		error = io_uring_submit_and_wait_timeout(
 			&u->ring, &cqe, 1, timeout_ns == UINT64_MAX ? NULL : &ts, NULL);
 	/* Shortage and signals pass: what was not submitted stays in the SQ and goes with the next.
