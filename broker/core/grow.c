@@ -68,16 +68,16 @@ static double share(const struct core_budget *b, int64_t delta)
 	return above / b->weight;
 }
 
-/* Rules 2 and 3: the tenant to take from, or -1. */
-static int richest_tenant(const struct core *c, const struct core_space *asker)
+/* Rules 2 and 3: a space of the tenant to take from, whose slab that tenant can lose; or NULL. */
+static const struct core_space *richest_space(const struct core *c, const struct core_space *asker)
 {
 	const struct core_budget *mine = &c->tenants[asker->tenant].budget[asker->device];
 	double floor = share(mine, (int64_t)asker->slab_bytes), most = 0;
+	const struct core_space *best = NULL;
 	bool best_high = false;
-	int best = -1;
 
 	if (settled(mine) > mine->high_bytes)
-		return -1;
+		return NULL;
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
 		const struct core_space *s = &c->spaces[i];
 		const struct core_budget *b = &c->tenants[s->tenant].budget[asker->device];
@@ -87,17 +87,18 @@ static int richest_tenant(const struct core *c, const struct core_space *asker)
 		if (!s->used || s->device != asker->device || s->tenant == asker->tenant ||
 		    !has_live(s) || !may_lose(b, s->slab_bytes) || (!high && left < floor))
 			continue;
-		if (best < 0 || high > best_high || (high == best_high && left > most)) {
-			best = (int)i;
+		if (!best || high > best_high || (high == best_high && left > most)) {
+			best = s;
 			best_high = high;
 			most = left;
 		}
 	}
-	return best < 0 ? -1 : c->spaces[best].tenant;
+	return best;
 }
 
-/* The space of a tenant that misses a slab least: the one longest unused. */
-static struct core_space *coldest_space(const struct core *c, unsigned tenant, unsigned device)
+/* The space of a tenant, with slabs no larger than that, which misses one least: longest unused. */
+static struct core_space *coldest_space(const struct core *c, unsigned tenant, unsigned device,
+					uint64_t slab_bytes_max)
 {
 	struct core_space *best = NULL;
 
@@ -105,7 +106,7 @@ static struct core_space *coldest_space(const struct core *c, unsigned tenant, u
 		struct core_space *s = &c->spaces[i];
 
 		if (s->used && s->tenant == tenant && s->device == device && has_live(s) &&
-		    (!best || s->used_ns < best->used_ns))
+		    s->slab_bytes <= slab_bytes_max && (!best || s->used_ns < best->used_ns))
 			best = s;
 	}
 	return best;
@@ -119,11 +120,12 @@ static bool make_room(struct core *c, const struct core_space *asker, uint64_t b
 
 	while ((own_only ? mine->draining_bytes : d->draining_bytes) < bytes) {
 		struct core_space *s = idle_space(c, asker, own_only);
-		int tenant;
+		const struct core_space *rich;
 
 		if (!s && !own_only) {
-			tenant = richest_tenant(c, asker);
-			s = tenant < 0 ? NULL : coldest_space(c, (unsigned)tenant, asker->device);
+			rich = richest_space(c, asker);
+			s = rich ? coldest_space(c, rich->tenant, asker->device, rich->slab_bytes)
+				 : NULL;
 		}
 		if (!s)
 			break;
@@ -167,7 +169,7 @@ void core_budget_converge(struct core *c, unsigned tenant, unsigned device)
 	const struct core_budget *b = &c->tenants[tenant].budget[device];
 
 	while (settled(b) > b->max_bytes) {
-		struct core_space *s = coldest_space(c, tenant, device);
+		struct core_space *s = coldest_space(c, tenant, device, UINT64_MAX);
 
 		if (!s)
 			break;
