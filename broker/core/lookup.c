@@ -16,7 +16,7 @@
 #include "broker/core/index.h"
 
 #define PIPE_KEYS 32u    /* power of two, more than PIPE_LINES */
-#define PIPE_FIRST 4u    /* index lines fetched before the first key is answered */
+#define PIPE_FIRST 2u    /* index lines fetched before the first key is answered */
 #define PIPE_LINES 24u   /* index lines fetched ahead */
 #define PIPE_RECORDS 12u /* page records fetched ahead */
 
@@ -30,6 +30,18 @@ struct pipe {
 	uint32_t probed;
 	uint64_t mix[PIPE_KEYS];
 };
+
+/* Field by field: mix[] need not be cleared, and clearing it would cost a short lookup a tenth. */
+static inline void pipe_start(struct pipe *p, struct core_index_seed seed,
+			      const struct kvb_hash *first, size_t step, uint32_t n)
+{
+	p->seed = seed;
+	p->keys = (const char *)first;
+	p->step = step;
+	p->n = n;
+	p->mixed = 0;
+	p->probed = 0;
+}
 
 /* The mix of key i, with the stages ahead of it moved on. */
 static inline uint64_t pipe_next(struct pipe *p, const struct core *c, uint32_t i)
@@ -116,21 +128,16 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 	struct core_key key = {
 		.salt = lk->salt, .ns = lk->ns, .space = m->space, .epoch = ns->epoch
 	};
-	struct pipe pipe = {
-		.seed = core_index_seed(c, m->space, lk->ns, lk->salt),
-		.keys = (const char *)hash,
-		.step = sizeof(*hash),
-		.n = n,
-	};
 	struct core_batch b = { 0 };
 	uint32_t hits = 0;
+	struct pipe pipe;
 
+	pipe_start(&pipe, core_index_seed(c, m->space, lk->ns, lk->salt), hash, sizeof(*hash), n);
 	for (; b.done < n; b.done++) {
 		uint64_t mix = pipe_next(&pipe, c, b.done);
 		int r;
 
 		key.hash = hash[b.done];
-		ret[b.done] = KVB_PAGE_NONE;
 		r = lookup_one(c, m, mix, &key, &b.flags, &ret[b.done]);
 		if (r < 0) {
 			b.status = r == -EAGAIN ? 0 : r;
@@ -141,6 +148,7 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 			lk->broken = true;
 			if (!lk->all)
 				break;
+			ret[b.done] = KVB_PAGE_NONE;
 		}
 		hits += (uint32_t)r;
 		lk->lead += !lk->broken;
@@ -222,20 +230,16 @@ struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, 
 	struct core_key key = {
 		.salt = salt, .ns = (uint16_t)ns, .space = m->space, .epoch = space_ns->epoch
 	};
-	struct pipe pipe = {
-		.seed = core_index_seed(c, m->space, ns, salt),
-		.keys = (const char *)&seal->hash,
-		.step = sizeof(*seal),
-		.n = n,
-	};
 	struct core_batch b = { 0 };
 	uint32_t located = 0;
+	struct pipe pipe;
 
 	if (epoch != space_ns->epoch) {
 		space_ns->stale_seals++;
 		b.status = -ESTALE;
 		return b;
 	}
+	pipe_start(&pipe, core_index_seed(c, m->space, ns, salt), &seal->hash, sizeof(*seal), n);
 	for (; b.done < n; b.done++) {
 		int r;
 

@@ -8,8 +8,9 @@
 
 #include "broker/ops/ops.h"
 
-#define LOOKUP_FIRST                                                                               \
-	16u /* keys of the first slice: a miss is mostly among them, the rest for nothing */
+/* Keys of the first slice. Most lookups that miss do so early: the rest would be copied for
+ * nothing. */
+#define LOOKUP_FIRST 8u
 
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
 {
