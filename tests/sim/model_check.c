@@ -142,7 +142,8 @@ static void absorb_order(struct world *w, unsigned space)
 		struct m_page *p = model_page_at(&w->m, (int)space, id);
 		world_expect(w, p && p->state == CORE_PAGE_SEALED,
 			     "page %u in the order is not sealed", id);
-		if (!model_leased(p) && !p->fresh && !(s->reorder & 2)) {
+		if (!model_leased(p) && !p->fresh && !(s->reorder & 2) &&
+		    s->slab[id / s->pages_per_slab].state == CORE_SLAB_LIVE) {
 			world_expect(w, p->listed && p->order > last,
 				     "page %u changed its place in the order", id);
 			last = p->order;

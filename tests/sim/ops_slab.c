@@ -49,8 +49,28 @@ static bool tables_full(const struct world *w, const struct m_space *s)
 	       (s->pages_per_slab > CORE_UNIT_PAGES) || units >= unit_total;
 }
 
+/* What a tenant has on a device and will keep: nothing that is on its way back. */
+static uint64_t settled_bytes(const struct world *w, int tenant, int device)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < M_SPACES; i++) {
+		const struct m_space *s = &w->m.space[i];
+		if (!s->used || s->tenant != tenant || s->device != device)
+			continue;
+		for (unsigned slot = 0; slot < M_SLOTS; slot++) {
+			const struct m_slab *slab = &s->slab[slot];
+			if (slab->state != CORE_SLAB_FREE &&
+			    w->c.slabs[slab->core].state < CORE_SLAB_DRAINING)
+				bytes += s->slab_bytes;
+		}
+	}
+	return bytes;
+}
+
 void op_grow(struct world *w)
 {
+	uint64_t settled[M_TENANTS];
 	int member = world_pick_member(w);
 	uint32_t n = rng_range(&w->rng, 1, 4), got = 0;
 	uint64_t slots[CORE_SLOT_WORDS] = { 0 };
@@ -65,6 +85,8 @@ void op_grow(struct world *w)
 	bool full = tables_full(w, s);
 
 	free_bytes = w->m.device[s->device].capacity_bytes - model_granted_bytes(&w->m, s->device);
+	for (int i = 0; i < M_TENANTS; i++)
+		settled[i] = settled_bytes(w, i, s->device);
 	w->may_revoke = true;
 	int r = core_space_grow(&w->c, world_member(w, member), n, slots);
 	world_trace(w, (uint64_t)(int64_t)r);
@@ -84,6 +106,13 @@ void op_grow(struct world *w)
 			     "I7: tenant %d grew above its max", s->tenant);
 		world_expect(w, got * s->slab_bytes <= free_bytes,
 			     "device %d is granted twice over", s->device);
+	}
+	for (int i = 0; i < M_TENANTS; i++) {
+		uint64_t left = settled_bytes(w, i, s->device);
+		world_expect(w,
+			     i == s->tenant || left >= settled[i] ||
+				     left >= w->m.tenant[i].budget[s->device].min_bytes,
+			     "I7: tenant %d is left less than its min for tenant %d", i, s->tenant);
 	}
 	if (r == -EDQUOT)
 		world_expect(w, used + s->slab_bytes > max, "tenant %d was refused below its max",
@@ -230,6 +259,25 @@ void op_device(struct world *w)
 	}
 }
 
+/* Once nobody is owed anything, everybody has been sent every slab and told of every revocation. */
+static void expect_nobody_owed(struct world *w)
+{
+	for (unsigned i = 0; i < M_MEMBERS; i++) {
+		const struct m_member *mm = &w->m.member[i];
+		const struct m_space *s = &w->m.space[mm->space];
+		if (!mm->used || w->m.client[mm->client].state != CORE_CLIENT_ATTACHED)
+			continue;
+		for (unsigned slot = 0; slot < s->slots; slot++) {
+			world_expect(w, s->slab[slot].state != CORE_SLAB_LIVE || mm->sent[slot],
+				     "member %u was never sent slot %u", i, slot);
+			world_expect(w,
+				     s->slab[slot].state != CORE_SLAB_DRAINING || !mm->sent[slot] ||
+					     mm->told[slot],
+				     "member %u was never told that slot %u is revoked", i, slot);
+		}
+	}
+}
+
 void op_members(struct world *w)
 {
 	for (struct core_member *cm; (cm = core_next_member(&w->c));) {
@@ -261,6 +309,7 @@ void op_members(struct world *w)
 					i, slot, w->m.client[mm->client].life);
 		}
 	}
+	expect_nobody_owed(w);
 }
 
 static void grant_answered(struct world *w, const struct event *e)

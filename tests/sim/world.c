@@ -19,7 +19,7 @@
 #define W_SECOND_NS 1000000000ull
 #define COMPARE_EVERY 61
 #define CHECK_EVERY 23
-#define SETTLE_TURNS 100000u
+#define SETTLE_TURNS 20000u
 
 static const struct {
 	const char *name;

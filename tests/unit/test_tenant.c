@@ -174,6 +174,29 @@ START_TEST(i7_lent_memory_comes_back_by_revocation)
 }
 END_TEST
 
+/* The simulator found it: what is taken is what was checked, also when slabs differ in size. */
+START_TEST(i7_a_larger_slab_is_not_taken_for_a_smaller_one)
+{
+	fixture_start(&f, NULL, 8);
+	ck_assert_int_eq(set("rich", 6 * HANDLE_BYTES, 6 * HANDLE_BYTES, UINT64_MAX, 1), 0);
+	ck_assert_int_eq(set("poor", 0, UINT64_MAX, UINT64_MAX, 1000), 1);
+	unsigned client = fixture_client(&f, 0);
+	struct core_member *large =
+		fixture_space(&f, client, 192 << 10); /* slabs of three handles */
+	struct core_member *small = fixture_space(&f, client, STRIDE_8);
+	fixture_grow(&f, large, 1);
+	fixture_seconds(&f, 1);
+	fixture_grow(&f, small, 4);
+	kvb_page_t page;
+	fixture_alloc(&f, small, 1, &page); /* so that the large space is the one longest unused */
+	struct core_member *poor = fixture_space(&f, fixture_client(&f, 1), STRIDE_8);
+	fixture_grow(&f, poor, 1);
+	ck_assert_int_eq(core_space_grow(&f.c, poor, 1, NULL), 0);
+	ck_assert_uint_eq(f.c.tenants[0].budget[0].draining_bytes, HANDLE_BYTES);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(shares_settle_by_weight_and_do_not_swing)
 {
 	uint32_t busy;
@@ -257,6 +280,7 @@ static const struct suite_case cases[] = {
 	{ &i7_max_is_never_exceeded },
 	{ &i7_min_holds_in_every_order_of_borrowers },
 	{ &i7_lent_memory_comes_back_by_revocation },
+	{ &i7_a_larger_slab_is_not_taken_for_a_smaller_one },
 	{ &shares_settle_by_weight_and_do_not_swing },
 	{ &fault_090_max_lowered_below_use_converges },
 	{ &delete_waits_for_clients_and_memory },
