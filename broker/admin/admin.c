@@ -68,6 +68,7 @@ static void admin_flush(struct admin_conn *conn)
 		struct kvb_msg_ctl_reply reply;
 		char text[PIECE_BYTES];
 	} piece;
+	int error;
 
 	_Static_assert(sizeof(piece) == KVB_MSG_BYTES_MAX, "a piece fills a datagram");
 	while (conn->out) {
@@ -82,8 +83,11 @@ static void admin_flush(struct admin_conn *conn)
 			.last = n == left,
 		};
 		memcpy(piece.text, conn->out + conn->out_sent, n);
-		/* On -EAGAIN the session waits for room; on others it is ended. */
-		if (session_send(conn->session, &piece, sizeof(piece.reply) + n, NULL, 0) < 0)
+		error = session_send(conn->session, &piece, sizeof(piece.reply) + n, NULL, 0);
+		/* On -EAGAIN the session waits for room; others would leave the reader waiting. */
+		if (error && error != -EAGAIN)
+			session_condemn(conn->session, "an operator could not be sent the answer");
+		if (error)
 			return;
 		conn->progress_ns = conn->session->server->now_ns;
 		conn->out_sent += n;
