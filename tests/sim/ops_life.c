@@ -228,6 +228,28 @@ void op_space_close(struct world *w)
 
 /* ---- namespaces ---------------------------------------------------------------------------- */
 
+/* Somebody has it open, or a page is sealed under it: its record can not be given to another. */
+static bool ns_in_use(const struct world *w, int ns)
+{
+	for (unsigned i = 0; i < M_CLIENTS; i++) {
+		for (uint32_t h = 0; h < w->m.client[i].ns_n; h++) {
+			if (w->m.client[i].ns[h] == ns)
+				return true;
+		}
+	}
+	for (unsigned i = 0; i < M_SPACES; i++) {
+		const struct m_space *s = &w->m.space[i];
+		for (unsigned slot = 0; s->used && slot < s->slots; slot++) {
+			for (uint32_t k = 0; s->slab[slot].pages && k < s->pages_per_slab; k++) {
+				const struct m_page *p = &s->slab[slot].pages[k];
+				if (p->state == CORE_PAGE_SEALED && p->ns == ns)
+					return true;
+			}
+		}
+	}
+	return false;
+}
+
 void op_ns_open(struct world *w)
 {
 	int client = world_pick_client(w, CORE_CLIENT_ATTACHED), r, ns;
@@ -250,8 +272,9 @@ void op_ns_open(struct world *w)
 	if (r == -ENOSPC) {
 		for (unsigned i = 0; i < w->c.h->limits.namespaces; i++)
 			world_expect(w,
-				     w->m.ns[i].used && (w->m.ns[i].tenant != cl->tenant ||
-							 w->m.ns[i].digest != digest),
+				     w->m.ns[i].used && ns_in_use(w, (int)i) &&
+					     (w->m.ns[i].tenant != cl->tenant ||
+					      w->m.ns[i].digest != digest),
 				     "namespace %u is there, or free, and was refused", i);
 		return;
 	}
@@ -262,11 +285,7 @@ void op_ns_open(struct world *w)
 		     ns);
 	struct m_ns *mn = &w->m.ns[ns];
 	if (mn->used && (mn->tenant != cl->tenant || mn->digest != digest)) {
-		for (int i = 0; i < M_CLIENTS; i++) {
-			for (uint32_t h = 0; h < w->m.client[i].ns_n; h++)
-				world_expect(w, w->m.client[i].ns[h] != ns,
-					     "namespace %d was taken from client %d", ns, i);
-		}
+		world_expect(w, !ns_in_use(w, ns), "namespace %d was taken from its users", ns);
 		mn->used = false;
 	}
 	if (!mn->used)

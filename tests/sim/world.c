@@ -362,6 +362,12 @@ void world_expect_dry(struct world *w)
 		for (unsigned slot = 0; s->used && slot < s->slots; slot++) {
 			for (uint32_t k = 0; s->slab[slot].pages && k < s->pages_per_slab; k++) {
 				const struct m_page *p = &s->slab[slot].pages[k];
+				world_expect(
+					w,
+					p->state != CORE_PAGE_FILLING ||
+						w->m.client[p->owner].state == CORE_CLIENT_ATTACHED,
+					"a page of a client that left is not in quarantine and "
+					"core_work() is dry");
 				if (p->state != CORE_PAGE_SEALED || model_leased(p))
 					continue;
 				world_expect(
