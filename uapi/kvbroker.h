@@ -107,7 +107,7 @@ enum kvb_msg_type {
 	KVB_MSG_HELLO_REPLY = 2, /* daemon: struct kvb_msg_hello_reply, 4 fds (1 for an admin) */
 	KVB_MSG_SPACE_OPEN = 3,  /* client: struct kvb_msg_space_open */
 	KVB_MSG_SPACE_REPLY = 4, /* daemon: struct kvb_msg_space_reply */
-	KVB_MSG_SPACE_CLOSE = 5, /* client: struct kvb_msg_space_close; no reply */
+	KVB_MSG_SPACE_CLOSE = 5, /* client: struct kvb_msg_space_close; answered by SPACE_REPLY or ERROR */
 	KVB_MSG_GRANT = 6,       /* daemon: struct kvb_msg_grant, up to KVB_GRANT_FDS_MAX fds */
 	KVB_MSG_GRANT_ACK = 7,   /* client: struct kvb_msg_grant_ack */
 	KVB_MSG_ERROR = 8,       /* daemon: struct kvb_msg_error */
@@ -203,6 +203,8 @@ struct kvb_msg_space_reply {
 	uint64_t resv[4];
 };
 
+/* Answered by a SPACE_REPLY of which only `space` is set. Errors (KVB_MSG_ERROR): -ENOENT; -EBUSY while the
+ * client holds pages or leases there. */
 struct kvb_msg_space_close {
 	struct kvb_msg_header h;
 	uint32_t space;

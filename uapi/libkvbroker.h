@@ -118,7 +118,7 @@ struct kvb_space_params {
 
 /* Reserves addresses and joins the space. Owned by the connection. */
 KVB_API int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret);
-/* -EBUSY while this connection holds pages or leases, in any space. Magazine pages are given back. */
+/* -EBUSY while this connection holds pages or leases there. Magazine pages are given back. */
 KVB_API int kvb_space_close(struct kvb_space *space);
 
 struct kvb_space_info {

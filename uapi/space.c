@@ -25,7 +25,6 @@
 #include "internal.h"
 
 #define RESERVE_ALIGN (2ull << 20)
-#define COUNTERS_WAIT_NS (20ull * 1000 * 1000)
 
 /* Bytes of one slab in one region. */
 static uint64_t part_bytes(const struct kvb_space *s)
@@ -318,15 +317,15 @@ struct kvb_space *kvb_space_free(struct kvb_space *s)
 	return NULL;
 }
 
-/* Sends SPACE_OPEN and waits for the daemon's word on it. */
-static int ask(struct kvb *kvb, struct kvb_msg_space_open *open)
+/* Sends SPACE_OPEN or SPACE_CLOSE and waits for the daemon's word on it. */
+static int ask(struct kvb *kvb, struct kvb_msg_header *h, enum kvb_msg_type type, size_t bytes)
 {
 	const uint64_t deadline_ns = kvb_deadline_ns(kvb->timeout_ns);
 	int rc;
 
 	kvb->reply_wanted = true;
 	kvb->reply_error = 0;
-	rc = kvb_socket_send(kvb, &open->h, KVB_MSG_SPACE_OPEN, sizeof(*open));
+	rc = kvb_socket_send(kvb, h, type, bytes);
 	while (!rc && kvb->reply_wanted) {
 		rc = kvb_socket_wait(kvb, deadline_ns);
 		if (rc == -ETIME)
@@ -358,7 +357,7 @@ int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struc
 		return kvb_fail(kvb, -EINVAL,
 				"stride %llu is no multiple of 64, or %u regions are not in 1..%u",
 				(unsigned long long)params->stride_bytes, regions, KVB_REGIONS_MAX);
-	rc = ask(kvb, &open);
+	rc = ask(kvb, &open.h, KVB_MSG_SPACE_OPEN, sizeof(open));
 	if (!rc)
 		rc = make_space(kvb, &kvb->reply, regions, params->stride_bytes, ret);
 	/* Grants may have followed the reply at once. */
@@ -367,41 +366,17 @@ int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struc
 	return rc;
 }
 
-/* The counters in ctl are exact whenever the ring has gone idle, which the flag says. */
-static void wait_for_counters(struct kvb *kvb)
-{
-	const uint64_t until_ns = kvb_deadline_ns(COUNTERS_WAIT_NS);
-
-	while (!(kvb_word_acquire(&kvb->ring.ctl->flags) & KVB_CTL_NEED_DOORBELL) &&
-	       kvb_clock_ns() < until_ns) {
-		const struct timespec ts = { .tv_nsec = 20000 };
-
-		nanosleep(&ts, NULL);
-	}
-}
-
 int kvb_space_close(struct kvb_space *s)
 {
 	struct kvb_msg_space_close close_msg = { .space = s->handle };
 	struct kvb *kvb = s->kvb;
-	uint64_t held, leases;
 	int rc;
 
 	if (kvb->dead)
 		return kvb->dead;
 	rc = kvb_magazine_flush(s);
-	if (rc)
-		return rc;
-	/* There is no answer to SPACE_CLOSE, so it is only sent when it cannot be refused. */
-	wait_for_counters(kvb);
-	held = kvb_word64(&kvb->ring.ctl->pages_held);
-	leases = kvb_word64(&kvb->ring.ctl->leases);
-	if (held || leases)
-		return kvb_fail(
-			kvb, -EBUSY,
-			"%llu pages and %llu leases are still held: free and release them first",
-			(unsigned long long)held, (unsigned long long)leases);
-	rc = kvb_socket_send(kvb, &close_msg.h, KVB_MSG_SPACE_CLOSE, sizeof(close_msg));
+	if (!rc)
+		rc = ask(kvb, &close_msg.h, KVB_MSG_SPACE_CLOSE, sizeof(close_msg));
 	if (rc)
 		return rc;
 	kvb->space[s->handle] = NULL;

@@ -190,6 +190,22 @@ static int check_space(const struct core *c, struct report *r, unsigned space)
 	return check_list(c, r, space);
 }
 
+/* Pages of one slot that a member's client holds, by the records themselves. */
+static uint32_t count_held_in(const struct core *c, const struct core_member *m, unsigned slot)
+{
+	const struct core_space *s = &c->spaces[m->space];
+	const struct core_slab *slab = &c->slabs[s->slab_of_slot[slot]];
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; s->slab_of_slot[slot] != CORE_NONE16 && i < slab->pages; i++) {
+		const struct core_page *p = &c->pages[slab->base + i];
+
+		n += (p->state == CORE_PAGE_FILLING || p->state == CORE_PAGE_QUARANTINE) &&
+		     p->owner == m->client;
+	}
+	return n;
+}
+
 static int check_member(const struct core *c, struct report *r, const struct core_member *m)
 {
 	unsigned index = core_member_index(c, m);
@@ -203,8 +219,14 @@ static int check_member(const struct core *c, struct report *r, const struct cor
 			     !(m->acked[w] & m->refused[w]),
 		     "member %u: slots acknowledged that were not sent", index);
 	}
-	for (unsigned slot = 0; slot < KVB_SLOTS_MAX; slot++)
+	for (unsigned slot = 0; slot < KVB_SLOTS_MAX; slot++) {
 		held += m->held_in[slot];
+		MUST(r,
+		     slot >= c->spaces[m->space].slots ||
+			     m->held_in[slot] == count_held_in(c, m, slot),
+		     "member %u: counts %u pages held in slot %u, finds another number", index,
+		     m->held_in[slot], slot);
+	}
 	MUST(r, held == m->held && m->magazine <= m->held, "member %u: holds %u by slot, %u in all",
 	     index, held, m->held);
 	return 0;

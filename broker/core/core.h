@@ -147,7 +147,8 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page,
 			    uint32_t n);
 
-/* ret[i]: the page now under the key: the operand's, or the one that was there first. */
+/* ret[i]: the page now under the key: the operand's, or the one that was there first. -EEXIST: it lies
+ * in a slab this member refused, so that it cannot be given out. */
 struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, uint64_t epoch,
 			    uint64_t salt, const struct kvb_seal *seal, uint32_t n,
 			    kvb_page_t *ret);

@@ -18,6 +18,8 @@
 
 #include "broker/core/internal.h"
 
+#define CLAIM_NS (1000ull * 1000 * 1000) /* a claim outlives the revocation by this much */
+
 /* What a tenant has left on a device once what is being revoked from it has gone. */
 static uint64_t settled(const struct core_budget *b)
 {
@@ -112,13 +114,26 @@ static struct core_space *coldest_space(const struct core *c, unsigned tenant, u
 	return best;
 }
 
-/* Starts revoking until about `bytes` are on their way. False: there is nothing to hope for. */
+/* What the asker will find once everything that is being revoked has come back. */
+static int64_t coming(const struct core *c, const struct core_space *asker, bool own_only)
+{
+	if (own_only)
+		return (int64_t)c->tenants[asker->tenant].budget[asker->device].draining_bytes;
+	return core_budget_spare(c, asker->tenant, asker->device) +
+	       (int64_t)c->h->device[asker->device].draining_bytes;
+}
+
+/*
+ * Starts revoking until about `bytes` are on their way, and claims them: else whoever asks first
+ * when they come would have them, the one they were revoked from for instance. False: there is
+ * nothing to hope for.
+ */
 static bool make_room(struct core *c, const struct core_space *asker, uint64_t bytes, bool own_only)
 {
-	const struct core_device *d = &c->h->device[asker->device];
-	const struct core_budget *mine = &c->tenants[asker->tenant].budget[asker->device];
+	struct core_budget *mine = &c->tenants[asker->tenant].budget[asker->device];
+	int64_t found;
 
-	while ((own_only ? mine->draining_bytes : d->draining_bytes) < bytes) {
+	while (coming(c, asker, own_only) < (int64_t)bytes) {
 		struct core_space *s = idle_space(c, asker, own_only);
 		const struct core_space *rich;
 
@@ -131,7 +146,12 @@ static bool make_room(struct core *c, const struct core_space *asker, uint64_t b
 			break;
 		core_space_shrink_one(c, s, c->revoke_grace_ns);
 	}
-	return (own_only ? mine->draining_bytes : d->draining_bytes) > 0;
+	found = coming(c, asker, own_only);
+	if (found < (int64_t)asker->slab_bytes)
+		return false;
+	mine->claim_bytes = found < (int64_t)bytes ? (uint64_t)found : bytes;
+	mine->claim_until_ns = c->now_ns + c->revoke_grace_ns + CLAIM_NS;
+	return true;
 }
 
 int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,

@@ -129,6 +129,8 @@ void core_space_recall(struct core *c, struct core_space *s, const struct core_m
 
 /* ---- tenant.c ------------------------------------------------------------------------------ */
 
+/* What is free and neither promised to nor claimed by others; below 0 while claims wait. */
+int64_t core_budget_spare(const struct core *c, unsigned tenant, unsigned device);
 /* 0; -EDQUOT above max; -ENOSPC what is free is promised to others. */
 int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
 void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);

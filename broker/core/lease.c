@@ -37,7 +37,9 @@ int core_lease_take(struct core *c, struct core_member *m, uint32_t page)
 		l->count++;
 		return 0;
 	}
-	if (cl->leases >= cl->leases_max)
+	/* A tenant gets no more than what it leaves: the next one always finds half of the rest. */
+	if (cl->leases >= cl->leases_max ||
+	    c->tenants[cl->tenant].leases >= c->h->limits.leases - c->h->leases_used)
 		return -EDQUOT;
 	i = lease_new(c);
 	if (i == CORE_NONE)

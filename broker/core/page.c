@@ -192,6 +192,15 @@ static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page
 	return 1;
 }
 
+static bool has_refused(const struct core_member *m)
+{
+	uint64_t any = 0;
+
+	for (unsigned w = 0; w < CORE_SLOT_WORDS; w++)
+		any |= m->refused[w];
+	return any;
+}
+
 static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, bool magazine,
 			    kvb_page_t *ret, uint32_t *flags)
 {
@@ -215,7 +224,8 @@ static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, b
 		for (uint32_t i = 0; i < found; i++)
 			got += take_victim(c, m, victims[i], magazine, ret + got);
 	}
-	if (got < n && !work)
+	/* With slabs refused, what was passed over may be all there is: asking again would spin. */
+	if (got < n && !work && !has_refused(m))
 		*flags |= KVB_CQE_AGAIN;
 	return got;
 }

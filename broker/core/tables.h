@@ -185,6 +185,8 @@ struct core_budget {
 	uint64_t max_bytes;      /* never exceeded */
 	uint64_t used_bytes;     /* slabs of its spaces */
 	uint64_t draining_bytes; /* of those, on their way back */
+	uint64_t claim_bytes;    /* revoked from others for this tenant and not yet granted */
+	uint64_t claim_until_ns; /* after that anybody may have it */
 	uint32_t weight;         /* share of what is above the minima */
 	uint32_t resv;
 };

@@ -11,7 +11,8 @@
  *   tenants below their min. Memory a tenant does not use of its min is not lent.
  *
  * So a tenant below its min is never refused memory the min promises (I7), in any order of
- * requests. Everything above the minima is lent by weight (grow.c).
+ * requests. Everything above the minima is lent by weight (grow.c), and what was revoked from one
+ * tenant for another is the other's to take for a while: a claim, which only minima come before.
  */
 
 #include "broker/core/internal.h"
@@ -79,6 +80,30 @@ static void sum_minima(const struct core *c, unsigned device, int except, uint64
 	}
 }
 
+/* Bytes of a device that tenants but one have a claim on. */
+static uint64_t sum_claims(const struct core *c, unsigned device, unsigned except)
+{
+	uint64_t claims = 0;
+
+	for (unsigned t = 0; t < c->h->limits.tenants; t++) {
+		const struct core_budget *b = &c->tenants[t].budget[device];
+
+		if (c->tenants[t].used && t != except && b->claim_until_ns > c->now_ns)
+			claims += b->claim_bytes;
+	}
+	return claims;
+}
+
+int64_t core_budget_spare(const struct core *c, unsigned tenant, unsigned device)
+{
+	const struct core_device *d = &c->h->device[device];
+	uint64_t min_sum, unmet;
+
+	sum_minima(c, device, (int)tenant, &min_sum, &unmet);
+	return (int64_t)(d->capacity_bytes - d->granted_bytes - unmet) -
+	       (int64_t)sum_claims(c, device, tenant);
+}
+
 int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, uint64_t bytes)
 {
 	const struct core_device *d = &c->h->device[device];
@@ -91,12 +116,18 @@ int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, ui
 	sum_minima(c, device, (int)tenant, &min_sum, &unmet);
 	if (bytes > free_bytes || free_bytes - bytes < unmet + unmet_min(&after))
 		return -ENOSPC;
+	if (after.used_bytes > after.min_bytes &&
+	    core_budget_spare(c, tenant, device) < (int64_t)bytes)
+		return -ENOSPC;
 	return 0;
 }
 
 void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes)
 {
-	c->tenants[tenant].budget[device].used_bytes += bytes;
+	struct core_budget *b = &c->tenants[tenant].budget[device];
+
+	b->claim_bytes -= b->claim_bytes < bytes ? b->claim_bytes : bytes;
+	b->used_bytes += bytes;
 	c->h->device[device].granted_bytes += bytes;
 	c->h->device[device].slabs++;
 }

@@ -342,16 +342,23 @@ static int message_space_open(struct session *ss, const union message *m, size_t
 static int message_space_close(struct session *ss, const union message *m, size_t bytes)
 {
 	const struct kvb_msg_space_close *msg = &m->space_close;
+	struct kvb_msg_space_reply reply = {
+		.h = { .magic = KVB_MAGIC, .type = KVB_MSG_SPACE_REPLY, .length = sizeof(reply) },
+		.space = msg->space,
+	};
 	int error;
 
 	if (msg->resv)
 		return -EINVAL;
 	error = core_space_close(&ss->server->core, ss->client, msg->space);
-	if (error == 0)
-		grants_space_closed(ss, msg->space);
-	else
-		log_debug("client %u: space %u stays open: %s", ss->client, msg->space,
-			  strerror(-error));
+	if (error) {
+		session_send_error(ss, error, "space %u stays open: %s", msg->space,
+				   error == -EBUSY ? "free and release what you hold there first"
+						   : strerror(-error));
+		return 0;
+	}
+	grants_space_closed(ss, msg->space);
+	session_send(ss, &reply, sizeof(reply), NULL, 0);
 	return 0;
 }
 

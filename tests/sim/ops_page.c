@@ -229,14 +229,17 @@ static struct kvb_hash pick_hash(struct world *w)
 /* Room for one more lease of the client on this page. */
 static bool lease_fits(struct world *w, const struct m_page *p, int client)
 {
-	uint32_t used = 0;
+	uint32_t used = 0, tenant_used = 0;
 
 	if (model_leased_by(p, client))
 		return p->leases[client] < CORE_LEASE_COUNT_MAX;
-	for (int i = 0; i < M_CLIENTS; i++)
+	for (int i = 0; i < M_CLIENTS; i++) {
 		used += w->m.client[i].leases;
+		if (w->m.client[i].tenant == w->m.client[client].tenant)
+			tenant_used += w->m.client[i].leases;
+	}
 	return w->m.client[client].leases < w->c.clients[client].leases_max &&
-	       used < w->c.h->limits.leases;
+	       tenant_used < w->c.h->limits.leases - used;
 }
 
 /* Leases the page under a key, as LOOKUP and a SEAL of a known key do. 0, or why not. */

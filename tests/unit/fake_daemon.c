@@ -255,6 +255,18 @@ static void fake_space_open(struct fake *f, const struct kvb_msg_space_open *ope
 		fake_grant(f, 0);
 }
 
+static void fake_space_close(struct fake *f)
+{
+	struct kvb_msg_space_reply reply = { .space = FAKE_SPACE };
+	struct kvb_msg_error busy = { .error = -16, .text = "pages are held there" };
+
+	f->closes++;
+	if (fake_ctl(f)->pages_held)
+		fake_send(f, &busy, KVB_MSG_ERROR, sizeof(busy), NULL, 0);
+	else
+		fake_send(f, &reply, KVB_MSG_SPACE_REPLY, sizeof(reply), NULL, 0);
+}
+
 static bool fake_read_socket(struct fake *f)
 {
 	union {
@@ -273,7 +285,7 @@ static bool fake_read_socket(struct fake *f)
 	else if (m.h.type == KVB_MSG_GRANT_ACK)
 		fake_acked(f, &m.ack);
 	else if (m.h.type == KVB_MSG_SPACE_CLOSE)
-		f->closes++;
+		fake_space_close(f);
 	return true;
 }
 

@@ -197,6 +197,41 @@ START_TEST(i7_a_larger_slab_is_not_taken_for_a_smaller_one)
 }
 END_TEST
 
+START_TEST(revoked_memory_is_the_askers_to_take)
+{
+	uint32_t busy;
+
+	fixture_start(&f, NULL, 8);
+	ck_assert_int_eq(set("heavy", 0, UINT64_MAX, UINT64_MAX, 3), 0);
+	ck_assert_int_eq(set("light", 0, UINT64_MAX, UINT64_MAX, 1), 1);
+	struct core_member *heavy = fixture_space(&f, fixture_client(&f, 0), STRIDE_8);
+	struct core_member *light = fixture_space(&f, fixture_client(&f, 1), STRIDE_8);
+	fixture_grow(&f, light, 8);
+	for (unsigned i = 0; i < 6; i++) {
+		ck_assert_int_eq(core_space_grow(&f.c, heavy, 1, NULL), 0);
+		for (unsigned slot = 0; slot < 8; slot++) {
+			if (core_slot_state(&f.c, light, slot) == CORE_SLOT_REVOKED)
+				ck_assert_int_eq(core_reclaim_ack(&f.c, light, slot, &busy), 0);
+		}
+		fixture_settle(&f);
+		ck_assert_int_le(core_space_grow(&f.c, light, 1, NULL),
+				 0); /* asks first, in vain */
+		fixture_grow(&f, heavy, 1);
+	}
+	/* A claim nobody takes up ends. */
+	ck_assert_int_eq(core_space_shrink(&f.c, light->space, 1, 1), 1);
+	for (unsigned slot = 0; slot < 8; slot++)
+		(void)core_reclaim_ack(&f.c, light, slot, &busy);
+	fixture_settle(&f);
+	f.c.tenants[0].budget[0].claim_bytes = HANDLE_BYTES;
+	f.c.tenants[0].budget[0].claim_until_ns = f.c.now_ns + 1;
+	ck_assert_int_le(core_space_grow(&f.c, light, 1, NULL), 0);
+	fixture_seconds(&f, 5);
+	fixture_grow(&f, light, 1);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(shares_settle_by_weight_and_do_not_swing)
 {
 	uint32_t busy;
@@ -281,6 +316,7 @@ static const struct suite_case cases[] = {
 	{ &i7_min_holds_in_every_order_of_borrowers },
 	{ &i7_lent_memory_comes_back_by_revocation },
 	{ &i7_a_larger_slab_is_not_taken_for_a_smaller_one },
+	{ &revoked_memory_is_the_askers_to_take },
 	{ &shares_settle_by_weight_and_do_not_swing },
 	{ &fault_090_max_lowered_below_use_converges },
 	{ &delete_waits_for_clients_and_memory },
