@@ -38,15 +38,11 @@ enum ops_verdict ops_fail(struct kvb_cqe *cqe, int error);
 
 /* ops/pages.c */
 enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_free(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_pages(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/prefix.c */
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
 			   uint32_t *units);
-enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
-			    uint32_t *units);
-enum ops_verdict op_pin(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-enum ops_verdict op_hint(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/tiers.c */
 enum ops_verdict op_below(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/space.c */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * ALLOC and FREE.
+ * ALLOC, and what is done to pages named one by one: FREE, RELEASE, PIN, UNPIN, HINT.
  */
 
 #include <errno.h>
@@ -22,7 +22,23 @@ enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cq
 	return ops_batch(op, &b, n, cqe);
 }
 
-enum ops_verdict op_free(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+/* The operations whose operands are pages and whose result is how many. */
+static struct core_batch run_pages(struct core *c, struct core_member *m, const struct kvb_sqe *sqe,
+				   const kvb_page_t *pages, uint32_t n)
+{
+	switch (sqe->opcode) {
+	case KVB_OP_FREE:
+		return core_free(c, m, pages, n);
+	case KVB_OP_RELEASE:
+		return core_release(c, m, pages, n);
+	case KVB_OP_HINT:
+		return core_hint(c, m, pages, n, sqe->arg);
+	default:
+		return core_pin(c, m, pages, n, sqe->opcode == KVB_OP_PIN);
+	}
+}
+
+enum ops_verdict op_pages(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
 {
 	struct core_member *m = ops_member(r, op);
 	kvb_page_t pages[RING_SLICE];
@@ -34,6 +50,6 @@ enum ops_verdict op_free(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 	n = ops_slice(op, RING_SLICE, units);
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
 		return ops_fail(cqe, -EINVAL);
-	b = core_free(&r->session->server->core, m, pages, n);
+	b = run_pages(&r->session->server->core, m, &op->sqe, pages, n);
 	return ops_batch(op, &b, n, cqe);
 }

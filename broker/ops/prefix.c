@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * SEAL, LOOKUP, RELEASE, PIN, UNPIN, HINT: pages under keys and the rights to read them.
+ * SEAL and LOOKUP: pages under keys.
  */
 
 #include <errno.h>
@@ -68,53 +68,4 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 	cqe->res = (int32_t)op->lead;
 	cqe->aux = op->aux;
 	return OPS_DONE;
-}
-
-enum ops_verdict op_release(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
-			    uint32_t *units)
-{
-	struct core_member *m = ops_member(r, op);
-	kvb_page_t pages[RING_SLICE];
-	struct core_batch b;
-	uint32_t n;
-
-	if (!m)
-		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, RING_SLICE, units);
-	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
-		return ops_fail(cqe, -EINVAL);
-	b = core_release(&r->session->server->core, m, pages, n);
-	return ops_batch(op, &b, n, cqe);
-}
-
-enum ops_verdict op_pin(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
-{
-	struct core_member *m = ops_member(r, op);
-	kvb_page_t pages[RING_SLICE];
-	struct core_batch b;
-	uint32_t n;
-
-	if (!m)
-		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, RING_SLICE, units);
-	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
-		return ops_fail(cqe, -EINVAL);
-	b = core_pin(&r->session->server->core, m, pages, n, op->sqe.opcode == KVB_OP_PIN);
-	return ops_batch(op, &b, n, cqe);
-}
-
-enum ops_verdict op_hint(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
-{
-	struct core_member *m = ops_member(r, op);
-	kvb_page_t pages[RING_SLICE];
-	struct core_batch b;
-	uint32_t n;
-
-	if (!m)
-		return ops_fail(cqe, -ENOENT);
-	n = ops_slice(op, RING_SLICE, units);
-	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
-		return ops_fail(cqe, -EINVAL);
-	b = core_hint(&r->session->server->core, m, pages, n, op->sqe.arg);
-	return ops_batch(op, &b, n, cqe);
 }
