@@ -72,7 +72,7 @@ static void remove_folder(void)
 	rmdir(folder);
 }
 
-/* Once a process: the folder, and somebody who is dead. */
+/* Once a process: the folder's name, and somebody who is dead. */
 static void prepare(void)
 {
 	pid_t child;
@@ -81,7 +81,6 @@ static void prepare(void)
 	snprintf(folder, sizeof(folder), "%s/kvb-fuzz-XXXXXX",
 		 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	MUST(mkdtemp(folder));
-	atexit(remove_folder);
 	snprintf(socket_path, sizeof(socket_path), "%s/sock", folder);
 	config.socket = socket_path;
 	config.state_dir = folder;
@@ -98,6 +97,7 @@ void fuzz_server_start(struct server *s)
 {
 	if (dead_pidfd < 0)
 		prepare();
+	MUST(mkdir(folder, 0700) == 0 || errno == EEXIST);
 	MUST(server_start(s, &config) == 0);
 }
 
@@ -170,6 +170,7 @@ void fuzz_server_end(struct server *s)
 		MUST(!t->used || (!t->clients && !t->pages_held && !t->leases));
 	}
 	server_finish(s);
+	remove_folder();
 }
 
 void fuzz_take(struct fuzz_input *in, void *to, size_t bytes)
