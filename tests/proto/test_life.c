@@ -400,7 +400,6 @@ static void live_until(void *arg)
 	raw_space(&r, 65536, 1);
 	label(p, 3);
 	r.deaf = true;
-	r.slab_fd[0] = -1;
 	if (p->stop_at == 4) {
 		struct kvb_sqe grow = { .opcode = KVB_OP_SPACE_GROW,
 					.space = (uint16_t)r.geo.space,

@@ -29,7 +29,6 @@ static void allocate_and_free(void *arg)
 			ck_assert_int_eq(raw_alloc(&r, 1, pages + SLAB), 0);
 		ck_assert_int_eq(raw_pages(&r, KVB_OP_FREE, SLAB, pages), SLAB);
 	}
-	/* 62 slabs more are left of the device's 64M, less the bystander's one. */
 	raw_leave(&r);
 }
 
