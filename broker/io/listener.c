@@ -293,7 +293,8 @@ static void listener_refuse(struct server *s, int fd, int error, const char *why
 		log_warn("%s", msg.text);
 }
 
-static void listener_admit(struct server *s, int fd)
+/* Takes fd over. 0, also when the peer is refused; -errno: this process is short of something. */
+static int listener_admit(struct server *s, int fd)
 {
 	struct session_peer peer;
 	char why[160];
@@ -303,7 +304,7 @@ static void listener_admit(struct server *s, int fd)
 		snprintf(why, sizeof(why), "the peer's process is not to be had: %s",
 			 strerror(-error));
 		listener_refuse(s, fd, error, why);
-		return;
+		return error == -EMFILE || error == -ENFILE || error == -ENOMEM ? error : 0;
 	}
 	if (session_count(s, peer.uid, false) >= s->cfg.clients_per_uid + s->cfg.admins_max) {
 		snprintf(why, sizeof(why),
@@ -312,13 +313,13 @@ static void listener_admit(struct server *s, int fd)
 			 peer.uid, session_count(s, peer.uid, false));
 		close(peer.pidfd);
 		listener_refuse(s, fd, -EUSERS, why);
-		return;
+		return 0;
 	}
 	if (s->sessions_used == s->sessions_max) {
 		close(peer.pidfd);
 		listener_refuse(s, fd, -ENOSPC,
 				"the daemon is full (start it with a larger --max-clients)");
-		return;
+		return 0;
 	}
 	error = session_new(s, fd, &peer);
 	if (error && log_limit_pass(&listener_limit, s->now_ns, 10))
@@ -327,6 +328,7 @@ static void listener_admit(struct server *s, int fd)
 		s->accepted++;
 	else
 		s->refused++;
+	return 0;
 }
 
 static void listener_pause(struct server *s, int error)
@@ -348,7 +350,14 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 				 : accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd >= 0) {
-			listener_admit(s, fd);
+			int error = listener_admit(s, fd);
+
+			/* The last fd went to its socket: others in the backlog need not share
+			 * its fate. */
+			if (error) {
+				listener_pause(s, -error);
+				return;
+			}
 		} else if (errno == EAGAIN) {
 			return;
 		} else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
