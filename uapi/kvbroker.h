@@ -337,25 +337,30 @@ enum kvb_op {
  *
  * ALLOC      res = pages got, maybe fewer, maybe 0. -EDQUOT never; KVB_CQE_GRANT_PENDING when slabs
  *            wait for this client's acknowledgement.
- * FREE       ENOENT not a page this client holds; EBUSY given twice in flight.
+ * FREE       ENOENT not a page this client holds, or no longer. With a fence, as SEAL: EBUSY when
+ *            KVB_FENCES entries wait already.
  * SEAL       res = pages sealed; each leaves one lease with the caller. A result that names another
  *            page than the operand: the key existed, that page is now leased, the operand's page
- *            stays the caller's to fill or free. ESTALE epoch passed; ENOENT; EDQUOT leases.
+ *            stays the caller's to fill or free. ESTALE epoch passed; ENOENT; EDQUOT leases;
+ *            EEXIST the key's page lies in a slab the caller could not map.
  * LOOKUP     res = length of the leading run that is resident; each result page carries one lease.
  *            aux = the namespace's epoch. With KVB_LOOKUP_ALL every key has a result (KVB_PAGE_NONE
- *            for a miss) and every resident one is leased.
+ *            for a miss) and every resident one is leased. The run ends, with status: EDQUOT at the
+ *            lease quota; ESTALE where the epoch was bumped meanwhile.
  * RELEASE    in operand order: what is released last is the most recently used. ENOENT no lease.
  * LOAD       res = 0 with KVB_CQE_NOTHING_BELOW while the daemon has no lower tier; likewise
  *            PREFETCH and STORE.
  * PIN        keeps leased pages from eviction beyond their release, until UNPIN or the client's end.
  *            ENOENT no lease; EDQUOT pin quota.
  * HINT       on leased pages. ENOENT no lease.
- * SPACE_GROW res = slabs granted and acknowledged by the caller; ENOSPC with nothing granted.
+ * SPACE_GROW res = slabs granted and acknowledged by the caller. ENOSPC nothing to be had; EDQUOT the
+ *            tenant's max; ENOMEM the device failed.
  * SPACE_SHRINK res = slabs being revoked.
  * RECLAIM_ACK "I hold nothing in this slab and unmap it as soon as you say 0". EBUSY: the caller
  *            still holds or leases pages there, aux = how many. ENOENT: not being revoked.
  * EPOCH_BUMP EPERM without KVB_NS_ADMIN.
- * CANCEL     0 cancelled (that entry ends with -ECANCELED); ENOENT unknown; EALREADY too late.
+ * CANCEL     of an entry that waits (for a fence, for memory): 0, and that entry ends with -ECANCELED;
+ *            ENOENT: none of that name waits, it was unknown or is done.
  */
 struct kvb_sqe {
 	uint8_t opcode; /* enum kvb_op */

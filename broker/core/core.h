@@ -41,7 +41,8 @@ struct core {
 	struct core_tenant *tenants;
 	struct core_ns *namespaces;
 	const struct policy_ops *policy;
-	uint64_t revoke_grace_ns; /* time members have when the core itself revokes; may be set at any time */
+	uint64_t revoke_grace_ns; /* time members have when the core itself revokes; may be set at
+				     any time */
 	uint64_t now_ns;
 	uint32_t now_s; /* seconds since core_init's time base, from 1 */
 };
@@ -147,8 +148,8 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page,
 			    uint32_t n);
 
-/* ret[i]: the page now under the key: the operand's, or the one that was there first. -EEXIST: it lies
- * in a slab this member refused, so that it cannot be given out. */
+/* ret[i]: the page now under the key: the operand's, or the one that was there first. -EEXIST: it
+ * lies in a slab this member refused, so that it cannot be given out. */
 struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, uint64_t epoch,
 			    uint64_t salt, const struct kvb_seal *seal, uint32_t n,
 			    kvb_page_t *ret);
@@ -224,3 +225,11 @@ unsigned core_slab_overdue(const struct core *c, unsigned from);
 void core_slab_extend(struct core *c, unsigned slab, uint64_t grace_ns);
 
 #define CORE_REVOKE_GRACE_NS (1000ull * 1000 * 1000) /* default */
+
+/* ---- words for people (text.c) ------------------------------------------------------------- */
+
+/* "3.1G": the one way sizes are printed. */
+struct core_size_text {
+	char text[24];
+};
+struct core_size_text core_size(uint64_t bytes);

@@ -141,10 +141,5 @@ void core_budget_converge(struct core *c, unsigned tenant, unsigned device);
 
 /* ---- text.c -------------------------------------------------------------------------------- */
 
-/* "3.1G": a size for people. Returns text. */
-struct core_size_text {
-	char text[24];
-};
-struct core_size_text core_size(uint64_t bytes);
 int core_say(char *why, size_t why_bytes, int error, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

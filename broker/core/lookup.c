@@ -99,12 +99,13 @@ static int lookup_one(struct core *c, struct core_member *m, uint64_t mix,
 		      const struct core_key *key, uint32_t *flags, kvb_page_t *ret)
 {
 	uint32_t page = find_usable(c, mix, key);
-	struct core_page *p = &c->pages[page];
 	struct core_slab *slab;
+	struct core_page *p;
 	int r;
 
 	if (page == CORE_NONE)
 		return 0;
+	p = &c->pages[page];
 	slab = core_slab_of(c, page);
 	if (!bit_test(m->acked, slab->slot)) {
 		if (bit_test(m->refused, slab->slot))

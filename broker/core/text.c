@@ -23,7 +23,7 @@ struct core_size_text core_size(uint64_t bytes)
 	if (i)
 		(void)snprintf(ret.text, sizeof(ret.text), "%.1f%c", value, unit[i]);
 	else
-		(void)snprintf(ret.text, sizeof(ret.text), "%u", (unsigned)bytes);
+		(void)snprintf(ret.text, sizeof(ret.text), "%uB", (unsigned)bytes);
 	return ret;
 }
 

@@ -49,6 +49,6 @@ bool loop_pending(const struct loop *loop);
 /* woke is called in loop_run() after each wait, before the first callback: there is time to read a
  * clock, and callbacks must not go by what it showed before. */
 void loop_on_wake(struct loop *loop, void (*woke)(void *arg), void *arg);
-/* Calls what is ready; waits for up to timeout_ns (0: not at all; UINT64_MAX: for ever) if nothing is.
- * Returns how many were called, or -errno when the loop itself is broken. */
+/* Calls what is ready; waits for up to timeout_ns (0: not at all; UINT64_MAX: for ever) if nothing
+ * is. Returns how many were called, or -errno when the loop itself is broken. */
 int loop_run(struct loop *loop, uint64_t timeout_ns);

@@ -417,17 +417,21 @@ static bool retry_parked(struct ring *r, uint32_t *units)
 	for (unsigned i = 0, left = r->parked; left && *units && i < KVB_FENCES; i++) {
 		struct ring_op *op = &r->parked_op[i];
 		struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
+		enum ops_verdict verdict;
 
 		if (!op->used)
 			continue;
 		left--;
 		if (!fence_reached(r, &op->sqe))
 			continue;
-		if (ops_run(r, op, &cqe, units) != OPS_DONE)
+		do
+			verdict = ops_run(r, op, &cqe, units);
+		while (verdict == OPS_MORE && *units);
+		did |= verdict != OPS_PARK;
+		if (verdict != OPS_DONE)
 			continue;
 		unpark(r, op);
 		complete(r, &cqe);
-		did = true;
 	}
 	return did;
 }

@@ -27,7 +27,6 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
-#include "broker/io/size.h"
 #include "broker/io/start.h"
 #include "broker/io/worker.h"
 
@@ -153,8 +152,8 @@ static void server_say_ready(const struct server *s)
 	log_info("ready: kvbrokerd %s, socket %s, %u devices of %s together, policy %s, events by "
 		 "%s, "
 		 "tables %s on %s pages",
-		 KVB_VERSION, s->cfg.socket, s->cfg.devices, size_format(bytes).text, s->cfg.policy,
-		 loop_engine_name(s->loop), size_format(s->state_bytes).text,
+		 KVB_VERSION, s->cfg.socket, s->cfg.devices, core_size(bytes).text, s->cfg.policy,
+		 loop_engine_name(s->loop), core_size(s->state_bytes).text,
 		 s->state_huge ? "huge" : "small");
 	sd_notifyf(0, "READY=1\nSTATUS=serving %u devices", s->cfg.devices);
 }

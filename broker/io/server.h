@@ -44,15 +44,15 @@ struct server_config {
 	const char *policy; /* "lru" */
 	enum loop_engine engine;
 	enum revoke_policy revoke_policy;
-	uint64_t revoke_grace_ns; /* beyond its deadline, each time a revoked slab is extended */
+	uint64_t revoke_grace_ns;    /* beyond its deadline, each time a revoked slab is extended */
 	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
-	uint64_t drain_ns;	     /* SIGTERM: how long clients have to finish */
-	uint64_t spin_ns;	     /* how long an idle ring stays polled; default 50 us */
+	uint64_t drain_ns;           /* SIGTERM: how long clients have to finish */
+	uint64_t spin_ns;            /* how long an idle ring stays polled; default 50 us */
 	uint32_t clients_per_uid;
 	uint32_t admins_max;
-	uint32_t socket_mode; /* 0660 */
+	uint32_t socket_mode;     /* 0660 */
 	const char *socket_group; /* NULL: leave */
-	bool huge_pages; /* state memfd on huge pages if possible */
+	bool huge_pages;          /* state memfd on huge pages if possible */
 	struct core_limits limits;
 	unsigned devices;
 	struct server_device_config device[SERVER_DEVICES_MAX];
@@ -62,10 +62,10 @@ struct server_config {
 
 enum session_state {
 	SESSION_FREE = 0,
-	SESSION_HELLO,	  /* connected; must say HELLO before the deadline */
-	SESSION_ENGINE,	  /* attached, has rings */
+	SESSION_HELLO,  /* connected; must say HELLO before the deadline */
+	SESSION_ENGINE, /* attached, has rings */
 	SESSION_ADMIN,
-	SESSION_LEAVING,  /* socket closed; waiting for the process's death */
+	SESSION_LEAVING, /* socket closed; waiting for the process's death */
 };
 
 /* Rings of an engine session; see ring.h. */
@@ -75,12 +75,12 @@ struct ring_geometry;
 struct session {
 	struct server *server;
 	uint8_t state;
-	bool said_bye;  /* it has nothing mapped any more */
-	bool condemned; /* to be ended at the next safe point of the turn */
-	bool ending;	/* on server.ending */
-	bool blocked;	/* ADMIN: the socket is full, LOOP_OUT is watched */
+	bool said_bye;   /* it has nothing mapped any more */
+	bool condemned;  /* to be ended at the next safe point of the turn */
+	bool ending;     /* on server.ending */
+	bool blocked;    /* ADMIN: the socket is full, LOOP_OUT is watched */
 	uint16_t client; /* core client, for ENGINE and LEAVING */
-	uint32_t id;	 /* index in server.sessions */
+	uint32_t id;     /* index in server.sessions */
 	uint32_t uid, gid;
 	int32_t pid;
 	int pidfd;
@@ -129,12 +129,12 @@ struct server {
 	struct session *sessions;
 	uint32_t sessions_max;
 	uint32_t sessions_used;
-	struct session_use *use;   /* by session */
-	uint32_t *client_session;  /* session of a core client; CORE_NONE */
+	struct session_use *use;  /* by session */
+	uint32_t *client_session; /* session of a core client; CORE_NONE */
 	struct session *free, *condemned, *ending;
 	uint32_t engines, admins;
 	struct admin_conn *admin_first; /* admin.c: connections of operators */
-	uint64_t hello_ns; /* the first attach deadline is not before */
+	uint64_t hello_ns;              /* the first attach deadline is not before */
 	struct grants *grants;
 	struct ring *hot; /* ring.c: the polled set */
 	uint32_t hot_count;
@@ -162,12 +162,12 @@ struct server {
 	bool stop;
 	uint64_t drain_until_ns;
 	/* server.c: when things that go by the clock are due; UINT64_MAX: never */
-	uint64_t overdue_ns;	   /* the first revocation */
-	uint64_t revocations_seen; /* of core_counters, when overdue_ns was found */
-	uint64_t settle_ns;	   /* figures for operators, after work */
+	uint64_t overdue_ns;                    /* the first revocation */
+	uint64_t revocations_seen;              /* of core_counters, when overdue_ns was found */
+	uint64_t settle_ns;                     /* figures for operators, after work */
 	uint64_t watchdog_ns, watchdog_next_ns; /* 0: systemd does not ask */
-	uint64_t looked_ns;	   /* last look at the loop */
-	uint64_t look_gap_ns;	   /* least time between two looks while rings are polled */
+	uint64_t looked_ns;                     /* last look at the loop */
+	uint64_t look_gap_ns; /* least time between two looks while rings are polled */
 	/* counters that are not the core's */
 	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked;
 };
@@ -181,14 +181,16 @@ uint64_t server_clock_ns(void); /* CLOCK_MONOTONIC */
 /* ---- listener.c, session.c ----------------------------------------------------------------- */
 int listener_open(struct server *s); /* logs why it fails */
 void listener_close(struct server *s);
-void listener_turn(struct server *s);		/* ends a pause */
+void listener_turn(struct server *s);              /* ends a pause */
 uint64_t listener_next_ns(const struct server *s); /* when it wants a turn; UINT64_MAX: never */
 
 int sessions_new(struct server *s);
 void sessions_free(struct server *s); /* ends every session */
-/* Takes fd and the peer's pidfd over, also when it fails. -EUSERS quota of the uid, -ENOSPC, -errno. */
+/* Takes fd and the peer's pidfd over, also when it fails. -EUSERS quota of the uid, -ENOSPC,
+ * -errno. */
 int session_new(struct server *s, int fd, const struct session_peer *peer);
-void session_receive(struct session *ss); /* message.c: takes what the socket has, a few at a time */
+void session_receive(
+	struct session *ss); /* message.c: takes what the socket has, a few at a time */
 /* Turns a session that said HELLO into an engine; the reply is the caller's. -errno. */
 int session_attach(struct session *ss, unsigned client, const struct ring_geometry *geo);
 uint32_t session_count(const struct server *s, uint32_t uid, bool engines_only);
@@ -214,6 +216,6 @@ void grants_space_closed(struct session *ss, uint32_t handle);
 /* Empties core_next_slab() into the worker and core_next_member() into sockets and rings. */
 void grants_turn(struct server *s);
 int grants_ack(struct session *ss, const struct kvb_msg_grant_ack *ack); /* -EPROTO */
-void grants_worker_done(struct server *s); /* results of the worker */
+void grants_worker_done(struct server *s);                               /* results of the worker */
 /* fds of a slab, kept while it lives; NULL when it has none. */
 const int *grants_slab_fds(const struct server *s, unsigned slab, unsigned *ret_n);

@@ -360,18 +360,22 @@ static void session_end(struct session *ss)
 }
 
 /* May its process still have memory mapped that it was sent? */
-static bool session_may_map(const struct core_client *client)
+static bool session_may_map(struct core *c, unsigned client)
 {
-	for (unsigned h = 0; h < KVB_SPACES_MAX; h++) {
-		if (client->member[h] != CORE_NONE16)
-			return true;
+	for (uint32_t handle = 0; handle < KVB_SPACES_MAX; handle++) {
+		const struct core_member *m = core_member_get(c, client, handle);
+
+		for (unsigned w = 0; m && w < CORE_SLOT_WORDS; w++) {
+			if (m->sent[w])
+				return true;
+		}
 	}
 	return false;
 }
 
 /*
  * Leaving sessions whose client record the core has given back, or put to rest until the death. A
- * client that was in no space has nothing mapped: it need not die for its record to be free.
+ * client that was sent no memory has nothing mapped: it need not die for its record to be free.
  */
 static void session_reap(struct server *s)
 {
@@ -386,7 +390,8 @@ static void session_reap(struct server *s)
 			at = &ss->next;
 			continue;
 		}
-		if (client->state == CORE_CLIENT_LEAVING && !session_may_map(client)) {
+		if (client->state == CORE_CLIENT_LEAVING &&
+		    !session_may_map(&s->core, ss->client)) {
 			loop_del(s->loop, &ss->death);
 			core_client_dead(&s->core, ss->client);
 			at = &ss->next;

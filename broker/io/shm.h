@@ -48,7 +48,7 @@ struct shm_region;
 /* A memfd of `bytes`, mapped and then sealed, so that it can neither shrink nor grow. */
 enum shm_who {
 	SHM_PEER_WRITES, /* mapped read-only here */
-	SHM_WE_WRITE,	 /* F_SEAL_FUTURE_WRITE after our own map: the peer can only read */
+	SHM_WE_WRITE,    /* F_SEAL_FUTURE_WRITE after our own map: the peer can only read */
 	SHM_BOTH_WRITE,
 };
 int shm_region_new(const char *name, uint64_t bytes, enum shm_who who, struct shm_region *ret);

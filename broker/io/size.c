@@ -46,20 +46,3 @@ int size_parse(const char *text, uint64_t percent_of, uint64_t *ret_bytes)
 	*ret_bytes = (uint64_t)value;
 	return 0;
 }
-
-struct size_text size_format(uint64_t bytes)
-{
-	struct size_text ret;
-	double value = (double)bytes;
-	int unit = -1;
-
-	while (value >= 1024 && size_units[unit + 1]) {
-		value /= 1024;
-		unit++;
-	}
-	if (unit < 0)
-		snprintf(ret.text, sizeof(ret.text), "%.0fB", value);
-	else
-		snprintf(ret.text, sizeof(ret.text), "%.1f%c", value, size_units[unit]);
-	return ret;
-}

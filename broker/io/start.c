@@ -23,7 +23,6 @@
 
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
-#include "broker/io/size.h"
 #include "broker/io/start.h"
 #include "broker/io/worker.h"
 #include "broker/policy/policy.h"
@@ -166,8 +165,8 @@ static int start_check_node(const struct server *s, uint32_t node)
 		log_error(
 			"device host:%u: asked %s; %s of %s on node %u is available (ask for less, "
 			"or free some)",
-			node, size_format(want).text, size_format(memory.available_bytes).text,
-			size_format(memory.total_bytes).text, node);
+			node, core_size(want).text, core_size(memory.available_bytes).text,
+			core_size(memory.total_bytes).text, node);
 		return -ENOMEM;
 	}
 	return 0;
@@ -325,7 +324,7 @@ int start_tables(struct server *s)
 		error = start_map_state(s);
 	if (error) {
 		log_error("tables of %s for %u pages: %s (lower --max-pages)",
-			  size_format(s->state_bytes).text, s->cfg.limits.pages, strerror(-error));
+			  core_size(s->state_bytes).text, s->cfg.limits.pages, strerror(-error));
 		return error;
 	}
 	s->boot_id = random[4];

@@ -16,18 +16,21 @@ struct worker;
 
 struct worker_job {
 	uint32_t device; /* index the caller gave in worker_device() */
-	uint32_t slab;	 /* the caller's, comes back */
-	uint32_t count;	 /* handles */
+	uint32_t slab;   /* the caller's, comes back */
+	uint32_t count;  /* handles */
 	uint64_t handle_bytes;
-	int *fds; /* create: count results; close: count fds to end. malloc'd, ownership moves along */
+	int *fds; /* create: count results; close: count fds to end. malloc'd, ownership moves along
+		   */
 	int error; /* result: 0 or -errno */
 	bool close;
 };
 
 int worker_new(struct worker **ret);
-struct worker *worker_free(struct worker *w); /* waits for the job at hand; closes fds of the rest */
-int worker_fd(const struct worker *w);	      /* readable when worker_next() has results */
+struct worker *
+worker_free(struct worker *w);         /* waits for the job at hand; closes fds of the rest */
+int worker_fd(const struct worker *w); /* readable when worker_next() has results */
 /* Names a device; kind and ordinal as in the ABI. */
 int worker_device(struct worker *w, uint32_t device, uint32_t kind, uint32_t ordinal);
-int worker_submit(struct worker *w, const struct worker_job *job); /* -ENOMEM; fds stay the caller's */
+int worker_submit(struct worker *w,
+		  const struct worker_job *job); /* -ENOMEM; fds stay the caller's */
 bool worker_next(struct worker *w, struct worker_job *ret);

@@ -121,18 +121,22 @@ static int memfd_of(const char *name, uint64_t bytes)
 
 void fake_grant(struct fake *f, uint32_t slot)
 {
-	struct {
+	union {
 		struct kvb_msg_grant g;
-		struct kvb_grant_entry e[KVB_GRANT_FDS_MAX];
-	} m = { .g = { .space = FAKE_SPACE, .count = f->space.regions, .seq = ++f->grant_seq } };
+		char room[sizeof(struct kvb_msg_grant) +
+			  KVB_GRANT_FDS_MAX * sizeof(struct kvb_grant_entry)];
+	} m;
 
+	m.g = (struct kvb_msg_grant){ .space = FAKE_SPACE,
+				      .count = f->space.regions,
+				      .seq = ++f->grant_seq };
 	for (uint32_t r = 0; r < f->space.regions; r++) {
 		if (f->slab_fd[slot][r] < 0)
 			f->slab_fd[slot][r] = memfd_of("slab", FAKE_HANDLE_BYTES);
-		m.e[r] = (struct kvb_grant_entry){ slot, r };
+		m.g.entries[r] = (struct kvb_grant_entry){ slot, r };
 	}
-	fake_send(f, &m, KVB_MSG_GRANT, sizeof(m.g) + m.g.count * sizeof(m.e[0]), f->slab_fd[slot],
-		  m.g.count);
+	fake_send(f, &m, KVB_MSG_GRANT, sizeof(m.g) + m.g.count * sizeof(m.g.entries[0]),
+		  f->slab_fd[slot], m.g.count);
 }
 
 static void fake_alloc(struct fake *f, const struct kvb_sqe *sqe)

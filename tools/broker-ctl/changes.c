@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/core/core.h"
 #include "broker/io/size.h"
 #include "tools/broker-ctl/ctl.h"
 
@@ -146,7 +147,7 @@ static void say_kick(FILE *to, const cJSON *a, bool plan)
 		      "filling (%s) and %.0f leases",
 		      plan ? "would kick" : "kicked", number(a, "client"), string(a, "name"),
 		      number(a, "pid"), string(a, "tenant"), plan ? "would lose" : "loses",
-		      number(a, "pages_held"), size_format((uint64_t)number(a, "held_bytes")).text,
+		      number(a, "pages_held"), core_size((uint64_t)number(a, "held_bytes")).text,
 		      number(a, "leases"));
 }
 
@@ -164,10 +165,10 @@ static void say_bump(FILE *to, const cJSON *a, bool plan)
 		return;
 	}
 	(void)fprintf(to, " (%s) become unreachable now",
-		      size_format((uint64_t)number(a, "bytes")).text);
+		      core_size((uint64_t)number(a, "bytes")).text);
 	if (number(a, "leased_pages") > 0)
 		(void)fprintf(to, ", of which %s held by %.0f clients until they release it",
-			      size_format((uint64_t)number(a, "leased_bytes")).text,
+			      core_size((uint64_t)number(a, "leased_bytes")).text,
 			      number(a, "clients"));
 }
 
@@ -179,7 +180,7 @@ int ctl_epoch_bump(struct ctl *ctl)
 static void say_delete(FILE *to, const cJSON *a, bool plan)
 {
 	const char *name = string(a, "tenant");
-	struct size_text size = size_format((uint64_t)number(a, "used_bytes"));
+	struct core_size_text size = core_size((uint64_t)number(a, "used_bytes"));
 
 	if (plan)
 		(void)fprintf(to, "would delete tenant %s and take %s of memory back", name,
@@ -205,8 +206,7 @@ static void say_limit(FILE *to, const char *name, const cJSON *budget, const cha
 	const cJSON *value = cJSON_GetObjectItemCaseSensitive(budget, key);
 
 	(void)fprintf(to, " %s %s", name,
-		      cJSON_IsNumber(value) ? size_format((uint64_t)value->valuedouble).text
-					    : "all");
+		      cJSON_IsNumber(value) ? core_size((uint64_t)value->valuedouble).text : "all");
 }
 
 static void say_set(FILE *to, const cJSON *a, bool plan)
@@ -224,9 +224,9 @@ static void say_set(FILE *to, const cJSON *a, bool plan)
 		say_limit(to, "high", budget, "high_bytes");
 		say_limit(to, "max", budget, "max_bytes");
 		(void)fprintf(to, " weight %.0f; used %s, %s of %s free", number(budget, "weight"),
-			      size_format((uint64_t)number(budget, "used_bytes")).text,
-			      size_format((uint64_t)number(budget, "free_bytes")).text,
-			      size_format((uint64_t)number(budget, "capacity_bytes")).text);
+			      core_size((uint64_t)number(budget, "used_bytes")).text,
+			      core_size((uint64_t)number(budget, "free_bytes")).text,
+			      core_size((uint64_t)number(budget, "capacity_bytes")).text);
 	}
 }
 
@@ -296,7 +296,7 @@ static void say_keys(FILE *to, const cJSON *a, bool plan, const char *what)
 	const cJSON *key;
 
 	(void)fprintf(to, "%s%s %.0f pages (%s) of %s", plan ? "would " : "", what,
-		      number(a, "pages"), size_format((uint64_t)number(a, "bytes")).text,
+		      number(a, "pages"), core_size((uint64_t)number(a, "bytes")).text,
 		      string(a, "ns"));
 	cJSON_ArrayForEach(key, cJSON_GetObjectItemCaseSensitive(a, "keys"))
 	{

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "broker/io/size.h"
+#include "broker/core/core.h"
 #include "tools/broker-ctl/format.h"
 #include "tools/broker-ctl/table.h"
 
@@ -106,7 +106,7 @@ void table_cell(const struct column *column, const cJSON *row, char *to, size_t 
 	const cJSON *value = cJSON_GetObjectItemCaseSensitive(row, column->key);
 	const char *text = "-";
 	struct format_text number;
-	struct size_text size;
+	struct core_size_text size;
 
 	if (cJSON_IsString(value)) {
 		text = value->valuestring[0] ? value->valuestring : "-";
@@ -115,7 +115,7 @@ void table_cell(const struct column *column, const cJSON *row, char *to, size_t 
 	} else if (cJSON_IsNumber(value)) {
 		switch (column->kind) {
 		case COLUMN_BYTES:
-			size = size_format((uint64_t)value->valuedouble);
+			size = core_size((uint64_t)value->valuedouble);
 			(void)snprintf(number.text, sizeof(number.text), "%s", size.text);
 			break;
 		case COLUMN_SECONDS:

@@ -132,6 +132,7 @@ static int make_tables(struct sim *s, const struct policy_ops *policy)
 	static const uint64_t SECRET[4] = { 1, 2, 3, 4 }; /* the same history every time */
 	struct core_limits limits = {
 		.pages = s->slabs * s->slab_pages,
+		.leases = 4 * s->slabs * s->slab_pages, /* a request may lease all, a tenant half */
 		.slabs = s->slabs,
 		.spaces = 1,
 		.clients = 2,
