@@ -96,8 +96,8 @@ build_tree() {
 	ninja -C "$dir" >&2
 }
 
-# The release build, the only one that build/ ever holds.
-build_release() { build_tree build -Dbuildtype=release; }
+# The release build, the only one that build/ ever holds. Optimised across files: a lookup crosses four.
+build_release() { build_tree build -Dbuildtype=release -Db_lto=true; }
 
 # program NAME [DIR]: path of a built program.
 program() {

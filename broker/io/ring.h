@@ -34,7 +34,7 @@ struct ring_geometry {
 };
 
 #define RING_TURN_UNITS 512u /* work units a ring may use a turn */
-#define RING_SLICE 128u      /* operands copied and done at once */
+#define RING_SLICE 256u      /* operands copied and done at once */
 
 /* An entry being worked on, or parked until its fence or its memory comes. */
 struct ring_op {
