@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Entries that are cheap to write and dear to answer: nobody else may pay for them.
+ *
+ * A client floods its ring with the dearest entry of its kind that it can arrange, and a bystander
+ * measures round trips. Before the work of an entry was charged to its ring's turn, each of these
+ * floods held every other client up for a hundred milliseconds and more; the bound leaves room for
+ * a busy machine.
+ */
+
+#include "tests/proto/harness.h"
+#include "tests/proto/raw.h"
+#include "tests/unit/suite.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define P99_BOUND_NS 20000000ull
+#define SAMPLES 60u
+#define TINY 64u /* the least stride: 32768 pages a slab of 2 MiB */
+
+static struct raw attach_wide(const struct broker *b, uint64_t stride)
+{
+	struct kvb_msg_hello hello = raw_hello();
+	struct raw r;
+
+	hello.sq_entries = hello.cq_entries = 1024;
+	hello.operand_bytes = 1u << 20;
+	raw_attach(&r, b, "other", &hello);
+	raw_space(&r, stride, 7);
+	raw_ns(&r, 7, 0);
+	return r;
+}
+
+static void flood(struct raw *r, const struct kvb_sqe *sqe)
+{
+	raise(SIGSTOP); /* the stage is set */
+	for (;;) {
+		raw_submit(r, sqe);
+		raw_poll(r);
+	}
+}
+
+/* Runs the flood while the bystander measures. */
+static void bystander_among(struct scene *s, void (*attack)(void *arg))
+{
+	pid_t pid = child_start(attack, &s->b);
+	uint64_t p99;
+	int status;
+
+	ck_assert_int_eq(waitpid(pid, &status, WUNTRACED), pid);
+	ck_assert(WIFSTOPPED(status));
+	kill(pid, SIGCONT);
+	sleep_ms(50);
+	for (int k = 0; k < 5; k++) { uint64_t t = clock_ns(); kvb_nop(s->by.kvb); fprintf(stderr, "nop %llu us\n", (unsigned long long)(clock_ns() - t) / 1000); }
+	p99 = bystander_p99_ns(&s->by, SAMPLES);
+	child_kill(pid);
+	printf("# p99 %llu us\n", (unsigned long long)p99 / 1000);
+	ck_assert_uint_lt(p99, P99_BOUND_NS);
+	scene_close(s);
+}
+
+/* ---- RECLAIM_ACK of a slab that the client leases, with very many leases elsewhere ------------- */
+
+static void lease_many_and_reclaim(void *arg)
+{
+	struct raw r = attach_wide(arg, TINY);
+	struct kvb_sqe shrink = { .opcode = KVB_OP_SPACE_SHRINK,
+				  .space = (uint16_t)r.geo.space,
+				  .count = 1,
+				  .arg = 3600ull * 1000 * 1000 * 1000 };
+	struct kvb_sqe ack = { .opcode = KVB_OP_RECLAIM_ACK, .space = (uint16_t)r.geo.space };
+	static kvb_page_t pages[16384];
+	uint64_t sealed = 0;
+	int32_t n;
+
+	ck_assert_int_eq(raw_grow(&r, 8, 5000), 8);
+	while ((n = raw_alloc(&r, 16384, pages)) > 0) {
+		ck_assert_int_eq(raw_seal(&r, (uint32_t)n, pages, sealed, NULL), n);
+		sealed += (uint64_t)n;
+	}
+	ck_assert_int_eq(raw_call(&r, &shrink).res, 1);
+	raw_poll(&r);
+	ck_assert_uint_ge(r.revokes, 1);
+	ack.arg = r.revoked[0];
+	ck_assert_int_eq(raw_call(&r, &ack).res, -EBUSY);
+	flood(&r, &ack);
+}
+
+START_TEST(reclaim_acks_of_a_client_with_many_leases)
+{
+	struct scene s;
+
+	scene_open(&s, OPTIONS("--max-pages", "1048576"));
+	bystander_among(&s, lease_many_and_reclaim);
+}
+END_TEST
+
+/* ---- ALLOC by a client that has refused the slabs in which everything lies -------------------- */
+
+static void refuse_and_alloc(void *arg)
+{
+	struct raw filler = attach_wide(arg, TINY), r;
+	struct kvb_sqe alloc = { .opcode = KVB_OP_ALLOC, .count = 1 };
+	struct kvb_msg_grant_ack ack = {
+		.h = { .magic = KVB_MAGIC, .type = KVB_MSG_GRANT_ACK, .length = sizeof(ack) },
+		.status = ENOMEM,
+	};
+	static kvb_page_t pages[16384];
+	int fds[KVB_GRANT_FDS_MAX];
+	unsigned nfds = KVB_GRANT_FDS_MAX;
+	union raw_message m;
+	uint64_t sealed = 0;
+	int32_t n;
+
+	ck_assert_int_eq(raw_grow(&filler, 8, 5000), 8);
+	while ((n = raw_alloc(&filler, 16384, pages)) > 0) {
+		ck_assert_int_eq(raw_seal(&filler, (uint32_t)n, pages, sealed, NULL), n);
+		ck_assert_int_eq(raw_pages(&filler, KVB_OP_RELEASE, (uint32_t)n, pages), n);
+		sealed += (uint64_t)n;
+	}
+	r = attach_wide(arg, TINY);
+	r.deaf = true;
+	ck_assert_int_gt(raw_receive(r.sock, &m, fds, &nfds, 5000), 0);
+	ck_assert_uint_eq(m.h.type, KVB_MSG_GRANT);
+	ck_assert_uint_eq(m.grant.count, 8);
+	ack.seq = m.grant.seq;
+	ck_assert_int_eq(raw_send(r.sock, &ack, sizeof(ack), NULL, 0), 0);
+	sleep_ms(20);
+	alloc.space = (uint16_t)r.geo.space;
+	ck_assert_int_eq(raw_call(&r, &alloc).res, 0);
+	flood(&r, &alloc);
+}
+
+START_TEST(allocs_of_a_client_that_refused_every_slab)
+{
+	struct scene s;
+
+	scene_open(&s, OPTIONS("--max-pages", "1048576"));
+	bystander_among(&s, refuse_and_alloc);
+}
+END_TEST
+
+#define CASE(name)                                                                                 \
+	{                                                                                          \
+		&name, 40                                                                          \
+	}
+
+int main(void)
+{
+	static const struct suite_case cases[] = {
+		CASE(reclaim_acks_of_a_client_with_many_leases),
+		CASE(allocs_of_a_client_that_refused_every_slab),
+		{ NULL, 0 },
+	};
+
+	return suite_run("attack", cases);
+}
