@@ -190,18 +190,22 @@ static int check_space(const struct core *c, struct report *r, unsigned space)
 	return check_list(c, r, space);
 }
 
-/* Pages of one slot that a member's client holds, by the records themselves. */
-static uint32_t count_held_in(const struct core *c, const struct core_member *m, unsigned slot)
+/* Pages of one slot that a member's client holds, and leases, by the records themselves. */
+static uint32_t count_held_in(const struct core *c, const struct core_member *m, unsigned slot,
+			      uint32_t *ret_leases)
 {
 	const struct core_space *s = &c->spaces[m->space];
 	const struct core_slab *slab = &c->slabs[s->slab_of_slot[slot]];
 	uint32_t n = 0;
 
+	*ret_leases = 0;
 	for (uint32_t i = 0; s->slab_of_slot[slot] != CORE_NONE16 && i < slab->pages; i++) {
 		const struct core_page *p = &c->pages[slab->base + i];
 
 		n += (p->state == CORE_PAGE_FILLING || p->state == CORE_PAGE_QUARANTINE) &&
 		     p->owner == m->client;
+		*ret_leases += p->state == CORE_PAGE_SEALED &&
+			       core_lease_find(c, m->client, slab->base + i) != CORE_NONE;
 	}
 	return n;
 }
@@ -209,7 +213,7 @@ static uint32_t count_held_in(const struct core *c, const struct core_member *m,
 static int check_member(const struct core *c, struct report *r, const struct core_member *m)
 {
 	unsigned index = core_member_index(c, m);
-	uint32_t held = 0;
+	uint32_t held = 0, leases = 0, leases_in;
 
 	MUST(r, c->clients[m->client].member[m->handle] == index,
 	     "member %u: its client knows another", index);
@@ -221,14 +225,19 @@ static int check_member(const struct core *c, struct report *r, const struct cor
 	}
 	for (unsigned slot = 0; slot < KVB_SLOTS_MAX; slot++) {
 		held += m->held_in[slot];
+		leases += m->leases_in[slot];
 		MUST(r,
 		     slot >= c->spaces[m->space].slots ||
-			     m->held_in[slot] == count_held_in(c, m, slot),
-		     "member %u: counts %u pages held in slot %u, finds another number", index,
-		     m->held_in[slot], slot);
+			     (m->held_in[slot] == count_held_in(c, m, slot, &leases_in) &&
+			      m->leases_in[slot] == leases_in),
+		     "member %u: counts %u pages held and %u leased in slot %u, finds other "
+		     "numbers",
+		     index, m->held_in[slot], m->leases_in[slot], slot);
 	}
 	MUST(r, held == m->held && m->magazine <= m->held, "member %u: holds %u by slot, %u in all",
 	     index, held, m->held);
+	MUST(r, leases == m->leases, "member %u: leases %u by slot, %u in all", index, leases,
+	     m->leases);
 	return 0;
 }
 

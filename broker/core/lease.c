@@ -59,6 +59,7 @@ int core_lease_take(struct core *c, struct core_member *m, uint32_t page)
 	cl->lease_first = i;
 	cl->leases++;
 	m->leases++;
+	m->leases_in[core_slab_of(c, page)->slot]++;
 	c->tenants[cl->tenant].leases++;
 	c->h->leases_used++;
 	return 0;
@@ -104,6 +105,7 @@ void core_lease_end(struct core *c, struct core_member *m, uint32_t lease)
 	}
 	cl->leases--;
 	m->leases--;
+	m->leases_in[core_slab_of(c, l->page)->slot]--;
 	c->tenants[cl->tenant].leases--;
 	c->h->leases_used--;
 	l->count = 0;

@@ -259,18 +259,6 @@ void core_slab_unmap(struct core *c, struct core_member *m, unsigned slot)
 	core_slab_try_close(c, slab);
 }
 
-/* Leases of m on pages of a slab: a walk, but only a revoked slab is ever asked for it. */
-static uint32_t leases_in(const struct core *c, const struct core_member *m,
-			  const struct core_slab *slab)
-{
-	uint32_t n = 0;
-
-	for (uint32_t i = c->clients[m->client].lease_first; i != CORE_NONE;
-	     i = c->leases[i].client_next)
-		n += c->leases[i].page - slab->base < slab->pages;
-	return n;
-}
-
 int core_reclaim_ack(struct core *c, struct core_member *m, uint64_t slot, uint32_t *ret_busy)
 {
 	const struct core_space *s = &c->spaces[m->space];
@@ -282,9 +270,7 @@ int core_reclaim_ack(struct core *c, struct core_member *m, uint64_t slot, uint3
 	slab = &c->slabs[s->slab_of_slot[slot]];
 	if (slab->state != CORE_SLAB_DRAINING)
 		return -ENOENT;
-	*ret_busy = m->held_in[slot];
-	if (slab->sealed)
-		*ret_busy += leases_in(c, m, slab);
+	*ret_busy = m->held_in[slot] + m->leases_in[slot];
 	if (*ret_busy)
 		return -EBUSY;
 	core_slab_unmap(c, m, (unsigned)slot);

@@ -258,6 +258,7 @@ struct core_member {
 	uint64_t refused[CORE_SLOT_WORDS]; /* of sent: it could not map them and does without */
 	uint64_t revoke[CORE_SLOT_WORDS];  /* of sent: to be told that the slab is revoked */
 	uint32_t held_in[KVB_SLOTS_MAX];   /* pages held a slot: its death looks only there */
+	uint32_t leases_in[KVB_SLOTS_MAX]; /* lease records a slot: what RECLAIM_ACK asks for */
 };
 
 struct core_ns {
