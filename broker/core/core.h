@@ -49,12 +49,14 @@ struct core {
 
 /*
  * What a batch did: `done` operands from the first on; `status` 0 or the negative errno that
- * stopped it at operand `done`; `flags` are KVB_CQE_*.
+ * stopped it at operand `done`; `flags` are KVB_CQE_*; `work` is what it took beyond its operands,
+ * in pages looked at.
  */
 struct core_batch {
 	uint32_t done;
 	int status;
 	uint32_t flags;
+	uint32_t work;
 };
 
 /* ---- life of the tables (core.c) ----------------------------------------------------------- */

@@ -202,7 +202,7 @@ static bool has_refused(const struct core_member *m)
 }
 
 static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, bool magazine,
-			    kvb_page_t *ret, uint32_t *flags)
+			    kvb_page_t *ret, struct core_batch *b)
 {
 	struct core_space *s = &c->spaces[m->space];
 	uint32_t victims[EVICT_BATCH];
@@ -226,7 +226,8 @@ static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, b
 	}
 	/* With slabs refused, what was passed over may be all there is: asking again would spin. */
 	if (got < n && !work && !has_refused(m))
-		*flags |= KVB_CQE_AGAIN;
+		b->flags |= KVB_CQE_AGAIN;
+	b->work = EVICT_WORK + n - work - got;
 	return got;
 }
 
@@ -253,7 +254,7 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 		if (grant_pending(s, m))
 			b.flags |= KVB_CQE_GRANT_PENDING;
 		else
-			b.done += alloc_evict(c, m, n - b.done, magazine, ret + b.done, &b.flags);
+			b.done += alloc_evict(c, m, n - b.done, magazine, ret + b.done, &b);
 	}
 	c->h->n.allocs++;
 	c->h->n.alloc_pages += b.done;

@@ -18,6 +18,7 @@ enum ops_verdict op_ns_open(struct ring *r, struct ring_op *op, struct kvb_cqe *
 	if (op->sqe.count != 1 || !ret ||
 	    !ring_copy_operands(r, &op->sqe, 0, 1, sizeof(open), &open))
 		return ops_fail(cqe, -EINVAL);
+	*units -= *units < 16 ? *units : 16; /* the table of namespaces is searched */
 	cqe->res = core_ns_open(&r->session->server->core, r->session->client, &open, &info);
 	if (cqe->res < 0)
 		return OPS_DONE;

@@ -19,6 +19,7 @@ enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cq
 	n = ops_slice(op, RING_SLICE, units);
 	b = core_alloc(&r->session->server->core, m, n, op->sqe.flags,
 		       ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
+	*units -= b.work < *units ? b.work : *units;
 	return ops_batch(op, &b, n, cqe);
 }
 
