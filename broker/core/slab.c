@@ -176,6 +176,7 @@ void core_slab_revoke(struct core *c, struct core_slab *slab, uint64_t grace_ns)
 	s->pages -= slab->pages;
 	s->pages_free -= slab->free;
 	c->h->slabs_draining++;
+	c->h->slabs_undrained++;
 	c->h->device[s->device].draining_bytes += s->slab_bytes;
 	c->h->device[s->device].revocations++;
 	c->tenants[s->tenant].budget[s->device].draining_bytes += s->slab_bytes;
@@ -201,6 +202,7 @@ void core_slab_try_close(struct core *c, struct core_slab *slab)
 	}
 	slab->state = CORE_SLAB_CLOSING;
 	c->h->slabs_draining--;
+	c->h->slabs_undrained -= slab->drain < slab->pages;
 	slab_todo(c, slab);
 }
 

@@ -320,6 +320,7 @@ struct core_header {
 	uint16_t member_todo;
 	uint32_t clients_reaping;
 	uint32_t slabs_draining;
+	uint32_t slabs_undrained; /* of those, with pages that core_work() has not come to */
 	uint32_t sweep_page;  /* where the sweep for stale pages goes on */
 	uint32_t sweep_left;  /* records it still has to visit; 0 = at rest */
 	uint32_t gen_floor;   /* no page record of a closed slab had a higher generation */

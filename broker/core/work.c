@@ -134,22 +134,17 @@ static void drain_slab(struct core *c, struct core_slab *slab, uint32_t *units)
 	}
 }
 
-/* True: a slab has pages that were not looked at. */
-static bool drain(struct core *c, uint32_t *units)
+/* A slab that was walked once needs no more: its last pages go with their leases and holders. */
+static void drain(struct core *c, uint32_t *units)
 {
-	bool more = false;
-
-	for (unsigned i = 0; i < c->h->limits.slabs && c->h->slabs_draining; i++) {
+	for (unsigned i = 0; i < c->h->limits.slabs && c->h->slabs_undrained && *units; i++) {
 		struct core_slab *slab = &c->slabs[i];
 
 		if (slab->state != CORE_SLAB_DRAINING || slab->drain == slab->pages)
 			continue;
-		if (!*units)
-			return true;
 		drain_slab(c, slab, units);
-		more |= slab->state == CORE_SLAB_DRAINING && slab->drain < slab->pages;
+		c->h->slabs_undrained -= slab->drain == slab->pages;
 	}
-	return more;
 }
 
 /* ---- sweeping ------------------------------------------------------------------------------ */
@@ -191,15 +186,13 @@ static void sweep(struct core *c, uint32_t *units)
 
 bool core_work(struct core *c, uint32_t units)
 {
-	bool more = false;
-
 	for (unsigned i = 0; i < c->h->limits.clients && c->h->clients_reaping && units; i++) {
 		if (c->clients[i].reaping)
 			reap_client(c, i, &units);
 	}
-	if (c->h->slabs_draining)
-		more = !units || drain(c, &units);
+	if (c->h->slabs_undrained)
+		drain(c, &units);
 	if (c->h->sweep_left && units)
 		sweep(c, &units);
-	return c->h->clients_reaping || more || c->h->sweep_left;
+	return c->h->clients_reaping || c->h->slabs_undrained || c->h->sweep_left;
 }

@@ -279,6 +279,8 @@ bool ring_copy_operands(struct ring *r, const struct kvb_sqe *sqe, uint32_t firs
 
 	if (at + (uint64_t)n * bytes > r->geo.operand_bytes)
 		return false;
+	if (!first)
+		r->operand_seen = sqe->operand;
 	fetch_lines(from, (size_t)n * bytes, false);
 	memcpy(to, from, (size_t)n * bytes);
 	/* the copy is what is looked at, not the source again */
@@ -304,8 +306,10 @@ static bool take(struct ring *r)
 	const struct kvb_sqe *sqes = (const void *)((const char *)r->sub.mem + r->off_sqes);
 
 	if (r->tail_seen == r->sq_head) {
-		/* Fetched beside the tail, not after it: an entry costs one transfer, not two. */
+		/* Fetched beside the tail, not after it: an entry costs one transfer, not three. Who
+		 * waits for each answer has its operands where they were before. */
 		__builtin_prefetch(&sqes[r->sq_head & (r->geo.sq_entries - 1)]);
+		__builtin_prefetch((const char *)r->sub.mem + r->off_operands + r->operand_seen);
 		r->tail_seen = shm_load_acquire(&sub_of(r)->sq_tail);
 		if (r->tail_seen == r->sq_head)
 			return false;

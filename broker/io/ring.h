@@ -65,6 +65,7 @@ struct ring {
 	uint32_t reserved;  /* CQE slots promised to entries taken and not completed */
 	uint32_t malformed; /* in a row; three break the ring */
 	uint32_t tail_seen; /* sq_tail as last read */
+	uint32_t operand_seen; /* where the last entry had its operands */
 	bool broken;
 	bool stalled; /* cold with entries that wait for CQE slots */
 	bool current_used;

@@ -316,7 +316,7 @@ static bool server_has_chores(const struct server *s)
 	const struct core_header *h = s->core.h;
 
 	return s->condemned || s->ending || s->admin_first || h->clients_reaping ||
-	       h->slabs_draining || h->sweep_left || h->slab_todo != CORE_NONE16 ||
+	       h->slabs_undrained || h->sweep_left || h->slab_todo != CORE_NONE16 ||
 	       h->member_todo != CORE_NONE16 || (!s->look_gap_ns && loop_pending(s->loop));
 }
 

@@ -10,7 +10,7 @@
 
 /* Keys of the first slice. Most lookups that miss do so early: the rest would be copied for
  * nothing. */
-#define LOOKUP_FIRST 8u
+#define LOOKUP_FIRST 4u
 
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
 {
