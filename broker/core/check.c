@@ -338,6 +338,22 @@ static int check_device(const struct core *c, struct report *r, unsigned device)
 	return 0;
 }
 
+static int check_draining(const struct core *c, struct report *r)
+{
+	uint32_t draining = 0, undrained = 0;
+
+	for (unsigned i = 0; i < c->h->limits.slabs; i++) {
+		if (c->slabs[i].state != CORE_SLAB_DRAINING)
+			continue;
+		draining++;
+		undrained += c->slabs[i].drain < c->slabs[i].pages;
+	}
+	MUST(r, draining == c->h->slabs_draining && undrained == c->h->slabs_undrained,
+	     "slabs: counts %u draining and %u to walk, finds %u and %u", c->h->slabs_draining,
+	     c->h->slabs_undrained, draining, undrained);
+	return 0;
+}
+
 static int check_namespaces(const struct core *c, struct report *r)
 {
 	uint64_t stale = 0, sealed = 0, by_slab = 0;
@@ -410,6 +426,8 @@ int core_check(const struct core *c, char *why, size_t why_bytes)
 		e = c->tenants[i].used ? check_tenant(c, &r, i) : 0;
 	for (unsigned i = 0; i < CORE_DEVICES_MAX && !e; i++)
 		e = c->h->device[i].state == CORE_DEVICE_NONE ? 0 : check_device(c, &r, i);
+	if (!e)
+		e = check_draining(c, &r);
 	if (!e)
 		e = check_namespaces(c, &r);
 	if (!e)

@@ -321,12 +321,12 @@ struct core_header {
 	uint32_t clients_reaping;
 	uint32_t slabs_draining;
 	uint32_t slabs_undrained; /* of those, with pages that core_work() has not come to */
-	uint32_t sweep_page;  /* where the sweep for stale pages goes on */
-	uint32_t sweep_left;  /* records it still has to visit; 0 = at rest */
-	uint32_t gen_floor;   /* no page record of a closed slab had a higher generation */
-	uint32_t units_high;  /* units at and above were never used */
-	uint64_t pages_stale; /* sealed, of a past epoch */
-	uint64_t base_ns;     /* second 1 of used_s and expire_s */
+	uint32_t sweep_page;      /* where the sweep for stale pages goes on */
+	uint32_t sweep_left;      /* records it still has to visit; 0 = at rest */
+	uint32_t gen_floor;       /* no page record of a closed slab had a higher generation */
+	uint32_t units_high;      /* units at and above were never used */
+	uint64_t pages_stale;     /* sealed, of a past epoch */
+	uint64_t base_ns;         /* second 1 of used_s and expire_s */
 	struct core_counters n;
 	struct core_device device[CORE_DEVICES_MAX];
 };

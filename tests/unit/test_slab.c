@@ -213,6 +213,26 @@ START_TEST(revoked_slab_waits_for_what_its_clients_hold)
 }
 END_TEST
 
+/* One that does not give back is not walked again, turn after turn. */
+START_TEST(revoked_slab_is_walked_once)
+{
+	kvb_page_t page;
+
+	fixture_start(&f, NULL, 8);
+	struct core_member *m = fixture_member(&f, 1);
+	fixture_alloc(&f, m, 1, &page);
+	ck_assert_int_eq(core_space_shrink(&f.c, m->space, 1, 1), 1);
+	ck_assert_uint_eq(f.c.h->slabs_undrained, 1);
+	fixture_check(&f);
+	while (core_work(&f.c, 1))
+		;
+	ck_assert_uint_eq(f.c.h->slabs_draining, 1);
+	ck_assert_uint_eq(f.c.h->slabs_undrained, 0);
+	assert_batch(core_free(&f.c, m, &page, 1), 1, 0);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(revoked_slab_drains_cached_pages_in_slices)
 {
 	kvb_page_t page[16];
@@ -330,6 +350,7 @@ static const struct suite_case cases[] = {
 	{ &grow_goes_through_its_states },
 	{ &fault_088_a_slab_the_device_cannot_create_costs_nothing },
 	{ &revoked_slab_waits_for_what_its_clients_hold },
+	{ &revoked_slab_is_walked_once },
 	{ &revoked_slab_drains_cached_pages_in_slices },
 	{ &shrink_takes_the_emptiest_first },
 	{ &overdue_after_the_deadline_and_extended },
