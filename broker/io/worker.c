@@ -4,11 +4,11 @@
  * The device worker's thread and its two queues; see worker.h.
  *
  * A node of the queue is never given back while the worker lives: what carried the order to create
- * a slab waits in the free list to carry the order to close it. So a slab that exists can always be
- * closed, however short memory is.
+ * a slab is kept to carry the order to close it, and carries no other before. So a slab that exists
+ * can always be closed, however short memory is.
  *
- * The devices are fixed before the first job and used by the thread alone; the lock guards the
- * queues only.
+ * The devices are fixed before the first job and used by the thread alone; the lists of nodes at
+ * rest are the daemon's; the lock guards the queues only.
  */
 
 #include <assert.h>
@@ -40,6 +40,7 @@ struct worker {
 	pthread_cond_t work;
 	bool stop;
 	struct worker_queue jobs, results;
+	struct worker_node *closers; /* one for each slab that exists */
 	struct worker_node *spare;
 	int event_fd;
 	struct gpu_device *device[WORKER_DEVICES_MAX];
@@ -149,6 +150,21 @@ int worker_new(struct worker **ret)
 	return 0;
 }
 
+static void list_put(struct worker_node **list, struct worker_node *node)
+{
+	node->next = *list;
+	*list = node;
+}
+
+static struct worker_node *list_take(struct worker_node **list)
+{
+	struct worker_node *node = *list;
+
+	if (node)
+		*list = node->next;
+	return node;
+}
+
 /* fds of jobs that were not done, and of results that nobody took. */
 static void worker_drop(struct worker *w, struct worker_queue *q)
 {
@@ -182,10 +198,8 @@ struct worker *worker_free(struct worker *w)
 	}
 	worker_drop(w, &w->jobs);
 	worker_drop(w, &w->results);
-	while ((node = w->spare)) {
-		w->spare = node->next;
+	while ((node = list_take(&w->closers)) || (node = list_take(&w->spare)))
 		free(node);
-	}
 	for (unsigned i = 0; i < WORKER_DEVICES_MAX; i++)
 		gpu_device_close(w->device[i]);
 	if (w->event_fd >= 0)
@@ -211,15 +225,10 @@ int worker_device(struct worker *w, uint32_t device, uint32_t kind, uint32_t ord
 
 int worker_submit(struct worker *w, const struct worker_job *job)
 {
-	struct worker_node *node;
+	struct worker_node *node = list_take(job->close ? &w->closers : &w->spare);
 
 	assert(job->device < WORKER_DEVICES_MAX && w->device[job->device]);
-	pthread_mutex_lock(&w->lock);
-	node = w->spare;
-	if (node)
-		w->spare = node->next;
-	pthread_mutex_unlock(&w->lock);
-	if (!node)
+	if (!node && !job->close)
 		node = fault_calloc("worker-job", 1, sizeof(*node));
 	if (!node)
 		return -ENOMEM;
@@ -240,8 +249,7 @@ bool worker_next(struct worker *w, struct worker_job *ret)
 	node = queue_take(&w->results);
 	if (node) {
 		*ret = node->job;
-		node->next = w->spare;
-		w->spare = node;
+		list_put(ret->close || ret->error ? &w->spare : &w->closers, node);
 	} else if (read(w->event_fd, &events, sizeof(events)) < 0) {
 		node = NULL; /* nothing to clear */
 	}

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Entries that are cheap to write and dear to answer: nobody else may pay for them.
+ * What a client may do within the rules, and what others would pay for it.
  *
- * A client floods its ring with the dearest entry of its kind that it can arrange, and a bystander
- * measures round trips. What an entry costs is bounded, or charged to its ring's turn: without that
- * each of these floods held every other client up for 20 to 40 ms a round trip. The bound leaves
- * room for a busy machine.
+ * Entries that are cheap to write and dear to answer: a client floods its ring with the dearest
+ * entry of its kind that it can arrange, and a bystander measures round trips. What an entry costs
+ * is bounded, or charged to its ring's turn: without that each of these floods held every other
+ * client up for 20 to 40 ms a round trip. The bound leaves room for a busy machine.
  */
 
 #include "tests/proto/harness.h"
@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -144,6 +145,46 @@ START_TEST(allocs_of_a_client_that_refused_every_slab)
 }
 END_TEST
 
+/* ---- memory runs short -------------------------------------------------------------------------
+ */
+
+/* Slabs made one after the other and closed at once; with fault points, short of memory for a job.
+ */
+START_TEST(slabs_close_however_short_memory_is)
+{
+	struct kvb_sqe sqe = { .opcode = KVB_OP_SPACE_SHRINK, .count = 8 };
+	uint32_t slabs = 0;
+	struct kvb_cqe cqe;
+	struct scene s;
+	struct raw r;
+
+	setenv("KVB_FAULT", "worker-job:4", 1);
+	scene_open(&s, OPTIONS());
+	raw_attach(&r, &s.b, "other", NULL);
+	raw_space(&r, 64 << 10, 7);
+	for (unsigned i = 0; i < 8; i++)
+		slabs += raw_grow(&r, 1, 5000) == 1;
+	ck_assert_uint_ge(slabs, 7);
+	sqe.space = (uint16_t)r.geo.space;
+	ck_assert_int_eq(raw_call(&r, &sqe).res, (int32_t)slabs);
+	EVENTUALLY((raw_poll(&r), r.revokes == slabs));
+	sqe = (struct kvb_sqe){ .opcode = KVB_OP_RECLAIM_ACK, .space = sqe.space };
+	for (unsigned i = 0; i < slabs; i++) {
+		*raw_sqe(&r, r.sq_tail + i) = sqe;
+		raw_sqe(&r, r.sq_tail + i)->arg = r.revoked[i];
+	}
+	r.sq_tail += slabs; /* all in one turn */
+	__atomic_store_n(&raw_sub(&r)->sq_tail, r.sq_tail, __ATOMIC_RELEASE);
+	raw_ring_doorbell(&r);
+	for (unsigned i = 0; i < slabs; i++) {
+		ck_assert_int_eq(raw_cqe(&r, &cqe, 5000), 0);
+		ck_assert_int_eq(cqe.res, 0);
+	}
+	raw_leave(&r);
+	scene_close(&s);
+}
+END_TEST
+
 #define CASE(name)                                                                                 \
 	{                                                                                          \
 		&name, 40                                                                          \
@@ -154,6 +195,7 @@ int main(void)
 	static const struct suite_case cases[] = {
 		CASE(reclaim_acks_of_a_client_with_many_leases),
 		CASE(allocs_of_a_client_that_refused_every_slab),
+		CASE(slabs_close_however_short_memory_is),
 		{ NULL, 0 },
 	};
 
