@@ -171,6 +171,17 @@ static const int *grants_slot_fds(const struct server *s, const struct core_memb
 	return grants_slab_fds(s, space->slab_of_slot[slot], ret_n);
 }
 
+/* Everything else this client is owed waited for the message in flight. */
+static void grants_kick(struct server *s, const struct session *ss)
+{
+	for (uint32_t handle = 0; handle < KVB_SPACES_MAX; handle++) {
+		struct core_member *m = core_member_get(&s->core, ss->client, handle);
+
+		if (m)
+			core_member_kick(&s->core, m);
+	}
+}
+
 /* Sends the message the session holds, less what was given up since it was put together. */
 static void grants_transmit(struct server *s, struct session *ss, struct core_member *m)
 {
@@ -199,6 +210,7 @@ static void grants_transmit(struct server *s, struct session *ss, struct core_me
 	ss->grant_in_flight = n > 0;
 	if (!n) {
 		ss->grant_handle = 0;
+		grants_kick(s, ss);
 		return;
 	}
 	out.msg.h = (struct kvb_msg_header){
@@ -283,17 +295,7 @@ void grants_space_closed(struct session *ss, uint32_t handle)
 	if (ss->grant_held) {
 		ss->grant_held = false;
 		ss->grant_in_flight = false;
-	}
-}
-
-/* Everything else this client is owed waited for the message in flight. */
-static void grants_kick(struct server *s, const struct session *ss)
-{
-	for (uint32_t handle = 0; handle < KVB_SPACES_MAX; handle++) {
-		struct core_member *m = core_member_get(&s->core, ss->client, handle);
-
-		if (m)
-			core_member_kick(&s->core, m);
+		grants_kick(ss->server, ss);
 	}
 }
 

@@ -185,6 +185,76 @@ START_TEST(slabs_close_however_short_memory_is)
 }
 END_TEST
 
+/* ---- a grant that the kernel had no room for ---------------------------------------------------
+ */
+
+static void open_space(struct raw *r, uint64_t tag)
+{
+	const struct kvb_msg_space_open open = {
+		.h = { .magic = KVB_MAGIC, .type = KVB_MSG_SPACE_OPEN, .length = sizeof(open) },
+		.device_kind = KVB_DEVICE_HOST,
+		.regions = 1,
+		.stride_bytes = 64 << 10,
+		.tag = tag,
+	};
+
+	ck_assert_int_eq(raw_send(r->sock, &open, sizeof(open), NULL, 0), 0);
+}
+
+/* The type of the next message; what came with it is closed. */
+static unsigned next_type(struct raw *r)
+{
+	union raw_message m;
+	int fds[KVB_GRANT_FDS_MAX];
+	unsigned nfds = KVB_GRANT_FDS_MAX;
+
+	ck_assert_int_gt(raw_receive(r->sock, &m, fds, &nfds, 5000), 0);
+	while (nfds)
+		close(fds[--nfds]);
+	return m.h.type;
+}
+
+/*
+ * One grant message is in flight a client. Here it waits in the daemon (with fault points: the 13th
+ * message sent finds too many fds in flight) while its space is closed; a grant of another space
+ * waits behind it and must still come.
+ */
+START_TEST(a_held_grant_of_a_closed_space_does_not_hold_up_others)
+{
+	struct kvb_msg_space_close close_msg = {
+		.h = { .magic = KVB_MAGIC,
+		       .type = KVB_MSG_SPACE_CLOSE,
+		       .length = sizeof(close_msg) },
+	};
+	struct raw filler[2], r;
+	struct scene s;
+	unsigned type;
+
+	setenv("KVB_FAULT", "send:13:109", 1); /* ETOOMANYREFS */
+	scene_open(&s, OPTIONS());
+	for (unsigned i = 0; i < 2; i++) {
+		raw_attach(&filler[i], &s.b, "other", NULL);
+		raw_space(&filler[i], 64 << 10, i);
+		ck_assert_int_eq(raw_grow(&filler[i], 1, 5000), 1);
+	}
+	raw_attach(&r, &s.b, "other", NULL);
+	open_space(&r, 0);
+	ck_assert_uint_eq(next_type(&r), KVB_MSG_SPACE_REPLY);
+	usleep(1000);
+	open_space(&r, 1);
+	usleep(1000);
+	ck_assert_int_eq(raw_send(r.sock, &close_msg, sizeof(close_msg), NULL, 0), 0);
+	do
+		type = next_type(&r);
+	while (type == KVB_MSG_SPACE_REPLY);
+	ck_assert_uint_eq(type, KVB_MSG_GRANT);
+	raw_leave(&r);
+	for (unsigned i = 0; i < 2; i++)
+		raw_leave(&filler[i]);
+	scene_close(&s);
+}
+END_TEST
+
 #define CASE(name)                                                                                 \
 	{                                                                                          \
 		&name, 40                                                                          \
@@ -196,6 +266,7 @@ int main(void)
 		CASE(reclaim_acks_of_a_client_with_many_leases),
 		CASE(allocs_of_a_client_that_refused_every_slab),
 		CASE(slabs_close_however_short_memory_is),
+		CASE(a_held_grant_of_a_closed_space_does_not_hold_up_others),
 		{ NULL, 0 },
 	};
 
