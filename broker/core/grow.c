@@ -167,7 +167,7 @@ int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,
 		r = core_budget_admit(c, s->tenant, s->device, s->slab_bytes);
 		if (r < 0)
 			break;
-		slab = core_slab_create(c, s);
+		slab = core_records_admit(c, s) ? core_slab_create(c, s) : -ENOSPC;
 		if (slab < 0)
 			return n ? (int)n : slab;
 		core_budget_charge(c, s->tenant, s->device, s->slab_bytes);

@@ -133,6 +133,8 @@ void core_space_recall(struct core *c, struct core_space *s, const struct core_m
 int64_t core_budget_spare(const struct core *c, unsigned tenant, unsigned device);
 /* 0; -EDQUOT above max; -ENOSPC what is free is promised to others. */
 int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
+/* May a slab of this space have its page records, or are they promised to others? */
+bool core_records_admit(const struct core *c, const struct core_space *s);
 void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
 void core_budget_release(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
 

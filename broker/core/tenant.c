@@ -122,6 +122,33 @@ int core_budget_admit(const struct core *c, unsigned tenant, unsigned device, ui
 	return 0;
 }
 
+/*
+ * Page records are fewer than the smallest pages that would fit the devices. A tenant's min comes
+ * with its share of them, or one with tiny pages and no min would keep others from theirs. What a
+ * tenant has of its own min is not asked how many pages it makes of it.
+ */
+bool core_records_admit(const struct core *c, const struct core_space *s)
+{
+	const struct core_budget *mine = &c->tenants[s->tenant].budget[s->device];
+	uint64_t left = c->h->limits.pages, need = s->pages_per_slab;
+	uint64_t capacity = 0, promised = 0, min_sum, unmet;
+
+	if (mine->used_bytes + s->slab_bytes <= mine->min_bytes)
+		return true;
+	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
+		capacity += c->h->device[d].capacity_bytes;
+		sum_minima(c, d, s->tenant, &min_sum, &unmet);
+		promised += unmet;
+	}
+	if (!promised)
+		return true;
+	for (uint32_t u = 0; u < c->h->units_high; u += 64)
+		left -= (uint64_t)__builtin_popcountll(c->unit_used[u / 64]) * CORE_UNIT_PAGES;
+	need = (need + CORE_UNIT_PAGES - 1) / CORE_UNIT_PAGES * CORE_UNIT_PAGES;
+	return left >= need &&
+	       (double)(left - need) >= (double)promised / (double)capacity * c->h->limits.pages;
+}
+
 void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes)
 {
 	struct core_budget *b = &c->tenants[tenant].budget[device];

@@ -52,6 +52,43 @@ START_TEST(minimum_that_cannot_be_promised_is_refused_with_the_arithmetic)
 }
 END_TEST
 
+/* Tiny pages use up page records long before memory: those behind a min are kept. */
+START_TEST(a_min_comes_with_its_page_records)
+{
+	static const struct core_limits few = { .pages = 4096,
+						.slabs = 64,
+						.spaces = 4,
+						.clients = 4,
+						.members = 8,
+						.tenants = 3,
+						.namespaces = 2 };
+
+	fixture_start(&f, &few, 8);
+	unsigned kept = fixture_tenant(&f, "kept", 4 * HANDLE_BYTES, UINT64_MAX);
+	unsigned greedy = fixture_client(&f, fixture_tenant(&f, "greedy", 0, UINT64_MAX));
+	struct core_member *tiny = fixture_space(&f, greedy, 4096); /* 512 pages a slab */
+	ck_assert_int_eq(core_space_grow(&f.c, tiny, 8, NULL), 4);
+	fixture_serve(&f);
+	struct core_member *m = fixture_space(&f, fixture_client(&f, kept), 4096);
+	ck_assert_int_eq(core_space_grow(&f.c, m, 4, NULL), 4);
+	fixture_serve(&f);
+	fixture_end(&f);
+
+	/* as before, but the greedy one's pages are smaller */
+	fixture_start(&f, &few, 8);
+	kept = fixture_tenant(&f, "kept", 4 * HANDLE_BYTES, UINT64_MAX);
+	greedy = fixture_client(&f, fixture_tenant(&f, "greedy", 0, UINT64_MAX));
+	tiny = fixture_space(&f, greedy, 1024); /* 2048 pages a slab */
+	ck_assert_int_eq(core_space_grow(&f.c, tiny, 8, NULL), 1);
+	fixture_serve(&f);
+	ck_assert_int_eq(core_space_grow(&f.c, tiny, 1, NULL), -ENOSPC);
+	m = fixture_space(&f, fixture_client(&f, kept), 4096);
+	ck_assert_int_eq(core_space_grow(&f.c, m, 4, NULL), 4);
+	fixture_serve(&f);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(fault_055_budgets_at_the_edges_of_64_bits)
 {
 	fixture_start(&f, NULL, 8);
@@ -309,6 +346,7 @@ END_TEST
 static const struct suite_case cases[] = {
 	{ &budgets_out_of_order_are_einval },
 	{ &minimum_that_cannot_be_promised_is_refused_with_the_arithmetic },
+	{ &a_min_comes_with_its_page_records },
 	{ &fault_055_budgets_at_the_edges_of_64_bits },
 	{ &dry_run_changes_nothing },
 	{ &table_of_tenants_full },
