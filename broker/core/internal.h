@@ -138,7 +138,7 @@ bool core_records_admit(const struct core *c, const struct core_space *s);
 void core_budget_charge(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
 void core_budget_release(struct core *c, unsigned tenant, unsigned device, uint64_t bytes);
 
-/* grow.c: revokes what the tenant has above its max, after the max was lowered. */
+/* grow.c: revokes what the tenant has above its max, where max was lowered. */
 void core_budget_converge(struct core *c, unsigned tenant, unsigned device);
 
 /* ---- text.c -------------------------------------------------------------------------------- */

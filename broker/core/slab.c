@@ -127,6 +127,8 @@ void core_slab_created(struct core *c, unsigned index)
 	c->h->n.grants++;
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next)
 		core_member_kick(c, &c->members[i]);
+	/* max may have been lowered since it was asked for */
+	core_budget_converge(c, s->tenant, s->device);
 }
 
 /* The record, its units and its charge go back. */

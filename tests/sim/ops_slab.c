@@ -332,11 +332,21 @@ static void grant_answered(struct world *w, const struct event *e)
 			     "slot %u is in the wrong state after its answer", e->slot);
 }
 
+/* A max that was lowered while memory was on its way is kept when it comes. */
+static bool above_max(const struct world *w, unsigned slab)
+{
+	const struct core_space *s = &w->c.spaces[w->c.slabs[slab].space];
+
+	return model_used_bytes(&w->m, s->tenant, s->device) >
+	       w->m.tenant[s->tenant].budget[s->device].max_bytes;
+}
+
 void event_run(struct world *w, const struct event *e)
 {
 	world_trace(w, e->kind);
 	switch (e->kind) {
 	case EVENT_CREATED:
+		w->may_revoke = above_max(w, e->index);
 		core_slab_created(&w->c, e->index);
 		model_slab_live(w, e->life, e->slot);
 		break;

@@ -89,6 +89,20 @@ START_TEST(a_min_comes_with_its_page_records)
 }
 END_TEST
 
+/* What the device was still making when max was lowered goes back as well. */
+START_TEST(max_lowered_while_memory_is_on_its_way)
+{
+	fixture_start(&f, NULL, 8);
+	unsigned t = fixture_tenant(&f, "a", 0, UINT64_MAX);
+	struct core_member *m = fixture_space(&f, fixture_client(&f, t), STRIDE_8);
+	ck_assert_int_eq(core_space_grow(&f.c, m, 4, NULL), 4);
+	ck_assert_int_ge(set("a", 0, HANDLE_BYTES, HANDLE_BYTES, 1), 0);
+	fixture_settle(&f);
+	ck_assert_uint_eq(f.c.tenants[t].budget[0].used_bytes, HANDLE_BYTES);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(fault_055_budgets_at_the_edges_of_64_bits)
 {
 	fixture_start(&f, NULL, 8);
@@ -347,6 +361,7 @@ static const struct suite_case cases[] = {
 	{ &budgets_out_of_order_are_einval },
 	{ &minimum_that_cannot_be_promised_is_refused_with_the_arithmetic },
 	{ &a_min_comes_with_its_page_records },
+	{ &max_lowered_while_memory_is_on_its_way },
 	{ &fault_055_budgets_at_the_edges_of_64_bits },
 	{ &dry_run_changes_nothing },
 	{ &table_of_tenants_full },
