@@ -85,7 +85,7 @@ void command_fail(struct admin_conn *conn, enum admin_exit code, const char *wha
 
 bool command_is_operator(const struct admin_conn *conn)
 {
-	return conn->session->uid == 0 || conn->session->uid == geteuid();
+	return session_uid_operates(conn->session->uid);
 }
 
 bool command_may_tenant(const struct admin_conn *conn, unsigned tenant)

@@ -315,7 +315,7 @@ static int listener_admit(struct server *s, int fd)
 		listener_refuse(s, fd, -EUSERS, why);
 		return 0;
 	}
-	if (s->sessions_used == s->sessions_max) {
+	if (s->sessions_used >= session_places(peer.uid, s->sessions_max)) {
 		close(peer.pidfd);
 		listener_refuse(s, fd, -ENOSPC,
 				"the daemon is full (start it with a larger --max-clients)");

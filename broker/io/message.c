@@ -234,7 +234,7 @@ static int hello_admin(struct session *ss, const struct kvb_msg_hello *msg)
 	};
 	int fd, error;
 
-	if (s->admins >= s->cfg.admins_max) {
+	if (s->admins >= session_places(ss->uid, s->cfg.admins_max)) {
 		session_send_error(ss, -EUSERS, "%u operators are connected, as many as may be",
 				   s->admins);
 		return -ECONNREFUSED;

@@ -194,6 +194,9 @@ void session_receive(
 /* Turns a session that said HELLO into an engine; the reply is the caller's. -errno. */
 int session_attach(struct session *ss, unsigned client, const struct ring_geometry *geo);
 uint32_t session_count(const struct server *s, uint32_t uid, bool engines_only);
+bool session_uid_operates(uint32_t uid); /* uid 0 and the daemon's own: may everything */
+/* Of the first `max` places, those that this uid may take: some are kept for operators. */
+uint32_t session_places(uint32_t uid, uint32_t max);
 uint64_t session_next_ns(const struct server *s);
 
 /* Ends a session at the end of the turn: socket closed, rights ended. why is for the log. */

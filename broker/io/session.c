@@ -37,6 +37,9 @@
  */
 #define SESSION_LINGER_NS 1000000000ull
 
+/* Whoever crowds the daemon, an operator can still come and see. */
+#define SESSION_KEPT 4u
+
 static struct log_limit session_limit;
 
 /* ---- the table ----------------------------------------------------------------------------- */
@@ -68,6 +71,18 @@ uint32_t session_count(const struct server *s, uint32_t uid, bool engines_only)
 		n += use->used && use->uid == uid && (use->engine || !engines_only);
 	}
 	return n;
+}
+
+bool session_uid_operates(uint32_t uid)
+{
+	return uid == 0 || uid == geteuid();
+}
+
+uint32_t session_places(uint32_t uid, uint32_t max)
+{
+	if (session_uid_operates(uid))
+		return max;
+	return max > SESSION_KEPT ? max - SESSION_KEPT : 0;
 }
 
 struct session *session_of_client(struct server *s, unsigned client)

@@ -255,6 +255,43 @@ START_TEST(a_held_grant_of_a_closed_space_does_not_hold_up_others)
 }
 END_TEST
 
+/* ---- places that an operator needs -------------------------------------------------------------
+ */
+
+static void take_operators_places(void *arg)
+{
+	struct kvb_msg_hello hello = raw_hello();
+
+	become_nobody();
+	hello.role = KVB_ROLE_ADMIN;
+	for (unsigned i = 0; i < 100; i++) {
+		int sock = raw_connect(arg);
+
+		if (sock >= 0)
+			(void)raw_send(sock, &hello, sizeof(hello), NULL, 0);
+	}
+	raise(SIGSTOP); /* and keeps them */
+}
+
+START_TEST(an_operator_gets_in_whoever_else_has)
+{
+	struct scene s;
+	pid_t pid;
+	int status;
+
+	if (!can_be_others())
+		return;
+	scene_open(&s, OPTIONS("--socket-mode", "0666"));
+	pid = child_start(take_operators_places, &s.b);
+	ck_assert_int_eq(waitpid(pid, &status, WUNTRACED), pid);
+	ck_assert(WIFSTOPPED(status));
+	sleep_ms(50);
+	ck_assert_int_eq(broker_ctl(&s.b, OPTIONS("health", "--deep")), 0);
+	child_kill(pid);
+	scene_close(&s);
+}
+END_TEST
+
 #define CASE(name)                                                                                 \
 	{                                                                                          \
 		&name, 40                                                                          \
@@ -266,6 +303,7 @@ int main(void)
 		CASE(reclaim_acks_of_a_client_with_many_leases),
 		CASE(allocs_of_a_client_that_refused_every_slab),
 		CASE(slabs_close_however_short_memory_is),
+		CASE(an_operator_gets_in_whoever_else_has),
 		CASE(a_held_grant_of_a_closed_space_does_not_hold_up_others),
 		{ NULL, 0 },
 	};
