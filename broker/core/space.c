@@ -44,6 +44,8 @@ static int set_geometry(struct core_space *s, const struct core_device *d, uint3
 		return -EINVAL;
 	s->slab_bytes = regions * handles * d->handle_bytes;
 	slots = d->capacity_bytes / s->slab_bytes;
+	if (slots > UINT32_MAX / pages) /* a page id has 32 bits */
+		slots = UINT32_MAX / pages;
 	s->regions = regions;
 	s->stride_bytes = stride_bytes;
 	s->handle_bytes = d->handle_bytes;
@@ -79,7 +81,6 @@ static int space_create(struct core *c, unsigned tenant, const struct core_space
 		s->member = CORE_NONE16;
 		s->cold = CORE_NONE;
 		s->hot = CORE_NONE;
-		s->used_ns = c->now_ns;
 		s->used_ns = c->now_ns;
 		memset(s->slab_of_slot, 0xff, sizeof(s->slab_of_slot));
 		memset(s->touched, 0xff, sizeof(s->touched));

@@ -59,6 +59,22 @@ START_TEST(geometry_of_strides_that_do_not_divide_a_handle)
 }
 END_TEST
 
+START_TEST(page_ids_of_tiny_pages_fit_32_bits)
+{
+	fixture_start(&f, &many_pages, 8);
+	ck_assert_int_eq(
+		core_device_add(&f.c, KVB_DEVICE_HOST, 1, "host:1", 512ull << 30, 512ull << 20), 1);
+	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
+	int handle = core_space_open(&f.c, client, KVB_DEVICE_HOST, 1, 1, 64, 0);
+	ck_assert_int_ge(handle, 0);
+	const struct core_space *s =
+		&f.c.spaces[core_member_get(&f.c, client, (uint32_t)handle)->space];
+	ck_assert_uint_eq(s->pages_per_slab, 8u << 20);
+	ck_assert_uint_eq(s->slots, 511);
+	fixture_end(&f);
+}
+END_TEST
+
 static void fill_2g(uint32_t regions)
 {
 	uint64_t stride_bytes = (64 << 10) / regions; /* 64 KiB a page in all */
@@ -350,6 +366,7 @@ static const struct suite_case cases[] = {
 	{ &grow_goes_through_its_states },
 	{ &fault_088_a_slab_the_device_cannot_create_costs_nothing },
 	{ &revoked_slab_waits_for_what_its_clients_hold },
+	{ &page_ids_of_tiny_pages_fit_32_bits },
 	{ &revoked_slab_is_walked_once },
 	{ &revoked_slab_drains_cached_pages_in_slices },
 	{ &shrink_takes_the_emptiest_first },
