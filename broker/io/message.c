@@ -351,14 +351,14 @@ static int message_space_close(struct session *ss, const union message *m, size_
 	if (msg->resv)
 		return -EINVAL;
 	error = core_space_close(&ss->server->core, ss->client, msg->space);
-	if (error) {
-		session_send_error(ss, error, "space %u stays open: %s", msg->space,
-				   error == -EBUSY ? "free and release what you hold there first"
-						   : strerror(-error));
-		return 0;
+	if (error == 0) {
+		grants_space_closed(ss, msg->space);
+		return message_answer(ss, &reply, sizeof(reply), NULL, 0);
 	}
-	grants_space_closed(ss, msg->space);
-	session_send(ss, &reply, sizeof(reply), NULL, 0);
+	if (session_send_error(ss, error, "space %u stays open: %s", msg->space,
+			       error == -EBUSY ? "free and release what you hold there first"
+					       : strerror(-error)))
+		session_condemn(ss, "it could not be sent its answer");
 	return 0;
 }
 
