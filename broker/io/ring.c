@@ -306,8 +306,8 @@ static bool take(struct ring *r)
 	const struct kvb_sqe *sqes = (const void *)((const char *)r->sub.mem + r->off_sqes);
 
 	if (r->tail_seen == r->sq_head) {
-		/* Fetched beside the tail, not after it: an entry costs one transfer, not three. Who
-		 * waits for each answer has its operands where they were before. */
+		/* Fetched beside the tail, not after it: an entry costs one transfer, not three.
+		 * Who waits for each answer has its operands where they were before. */
 		__builtin_prefetch(&sqes[r->sq_head & (r->geo.sq_entries - 1)]);
 		__builtin_prefetch((const char *)r->sub.mem + r->off_operands + r->operand_seen);
 		r->tail_seen = shm_load_acquire(&sub_of(r)->sq_tail);
@@ -498,10 +498,9 @@ static void cool(struct ring *r)
 	unlink_hot(r);
 }
 
-static bool serve(struct ring *r)
+static bool serve(struct ring *r, uint32_t units)
 {
 	struct server *s = r->session->server;
-	uint32_t units = RING_TURN_UNITS;
 	bool did = false;
 
 	if (r->broken) {
@@ -558,7 +557,7 @@ bool ring_turn(struct server *s)
 
 	for (struct ring *r = s->hot, *next; r; r = next) {
 		next = r->next;
-		did |= serve(r);
+		did |= serve(r, s->hot_count > 1 ? RING_TURN_UNITS_SHARED : RING_TURN_UNITS);
 	}
 	if (s->parked && s->now_ns >= s->parked_look_ns)
 		did |= serve_waiting(s);

@@ -12,7 +12,8 @@
  * the set, NEED_DOORBELL is set, and its doorbell (an eventfd the daemon never reads, watched
  * edge-triggered) brings it back.
  *
- * A turn gives each polled ring a budget in work units (an operand or an entry costs one or more).
+ * A turn gives each polled ring a budget in work units (an operand or an entry costs one or more),
+ * small when there are several, so that a short request waits for little of another's long one.
  * A batch larger than what is left goes on in the next turn from a private copy of its SQE, so no
  * client's batch delays another's by more than a slice. Entries of one ring are done in order,
  * except that entries waiting for a fence (at most KVB_FENCES) or for memory let later ones pass.
@@ -33,8 +34,9 @@ struct ring_geometry {
 	uint32_t sq_entries, cq_entries, operand_bytes;
 };
 
-#define RING_TURN_UNITS 512u /* work units a ring may use a turn */
-#define RING_SLICE 256u      /* operands copied and done at once */
+#define RING_TURN_UNITS 512u       /* work units a ring may use a turn, when it is alone */
+#define RING_TURN_UNITS_SHARED 64u /* and when others are polled too: they wait that long */
+#define RING_SLICE 256u            /* operands copied and done at once */
 
 /* An entry being worked on, or parked until its fence or its memory comes. */
 struct ring_op {
@@ -62,9 +64,9 @@ struct ring {
 	uint32_t sq_head, cq_tail, cq_head;
 	uint32_t published; /* cq_tail as the client has been shown it */
 	uint32_t shown_head;
-	uint32_t reserved;  /* CQE slots promised to entries taken and not completed */
-	uint32_t malformed; /* in a row; three break the ring */
-	uint32_t tail_seen; /* sq_tail as last read */
+	uint32_t reserved;     /* CQE slots promised to entries taken and not completed */
+	uint32_t malformed;    /* in a row; three break the ring */
+	uint32_t tail_seen;    /* sq_tail as last read */
 	uint32_t operand_seen; /* where the last entry had its operands */
 	bool broken;
 	bool stalled; /* cold with entries that wait for CQE slots */
