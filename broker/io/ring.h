@@ -35,7 +35,7 @@ struct ring_geometry {
 };
 
 #define RING_TURN_UNITS 512u       /* work units a ring may use a turn, when it is alone */
-#define RING_TURN_UNITS_SHARED 64u /* and when others are polled too: they wait that long */
+#define RING_TURN_UNITS_SHARED 16u /* and when others are polled too: they wait that long */
 #define RING_SLICE 256u            /* operands copied and done at once */
 
 /* An entry being worked on, or parked until its fence or its memory comes. */
