@@ -353,6 +353,7 @@ static int message_space_close(struct session *ss, const union message *m, size_
 	error = core_space_close(&ss->server->core, ss->client, msg->space);
 	if (error == 0) {
 		grants_space_closed(ss, msg->space);
+		ring_space_closed(ss->ring, msg->space);
 		return message_answer(ss, &reply, sizeof(reply), NULL, 0);
 	}
 	if (session_send_error(ss, error, "space %u stays open: %s", msg->space,

@@ -385,6 +385,25 @@ static int32_t cancel(struct ring *r, uint64_t user_data)
 	return -ENOENT;
 }
 
+void ring_space_closed(struct ring *r, uint32_t handle)
+{
+	for (unsigned i = 0; i < KVB_FENCES && r->parked; i++) {
+		struct ring_op *op = &r->parked_op[i];
+		struct kvb_cqe cqe = { .user_data = op->sqe.user_data,
+				       .res = -ENOENT,
+				       .done = op->done };
+
+		if (!op->used || op->sqe.space != handle)
+			continue;
+		unpark(r, op);
+		complete(r, &cqe);
+	}
+	/* A batch between two slices: its next one finds no space. */
+	if (r->current_used && r->current.sqe.space == handle)
+		r->current.sqe.space = UINT16_MAX;
+	publish(r);
+}
+
 /* Three malformed entries in a row are no accident. */
 static void malformed(struct ring *r, struct kvb_cqe *cqe)
 {

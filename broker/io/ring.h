@@ -89,6 +89,9 @@ void ring_drain(struct ring *r);        /* DRAINING and a wake-up */
 void ring_message_sent(struct ring *r); /* the socket has news: sock_seq and a wake-up */
 /* Posts an event if a CQE slot is free. False: try again later. */
 bool ring_event(struct ring *r, enum kvb_event event, int32_t res, uint32_t status, uint64_t aux);
+/* The handle may soon be another space's: entries for this one that are not done end with -ENOENT.
+ */
+void ring_space_closed(struct ring *r, uint32_t handle);
 bool ring_quiet(const struct ring *r); /* nothing taken and unfinished */
 
 /* All polled rings once. True: something was done. */

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -255,6 +256,50 @@ START_TEST(a_held_grant_of_a_closed_space_does_not_hold_up_others)
 }
 END_TEST
 
+/* ---- an entry that waits while its space's handle goes to another ------------------------------
+ */
+
+START_TEST(a_fenced_free_does_not_reach_the_next_space)
+{
+	struct kvb_msg_space_close close_msg = {
+		.h = { .magic = KVB_MAGIC,
+		       .type = KVB_MSG_SPACE_CLOSE,
+		       .length = sizeof(close_msg) },
+	};
+	struct kvb_sqe fenced = { .opcode = KVB_OP_FREE, .count = 1, .fence = 1, .fence_value = 1 };
+	kvb_page_t old, new;
+	struct kvb_cqe cqe;
+	struct scene s;
+	struct raw r;
+
+	scene_open(&s, OPTIONS());
+	raw_attach(&r, &s.b, "other", NULL);
+	raw_space(&r, 64 << 10, 1);
+	ck_assert_int_eq(raw_grow(&r, 1, 5000), 1);
+	ck_assert_int_eq(raw_alloc(&r, 1, &old), 1);
+	fenced.operand = r.hello.operand_bytes - sizeof(old);
+	memcpy(raw_operand(&r, fenced.operand), &old, sizeof(old));
+	raw_submit(&r, &fenced);
+	ck_assert_int_eq(raw_pages(&r, KVB_OP_FREE, 1, &old), 1);
+	ck_assert_int_eq(raw_send(r.sock, &close_msg, sizeof(close_msg), NULL, 0), 0);
+	ck_assert_uint_eq(next_type(&r), KVB_MSG_SPACE_REPLY);
+
+	raw_space(&r, 64 << 10, 2);
+	ck_assert_uint_eq(r.geo.space, 0);
+	/* closing has ended the entry */
+	ck_assert_int_eq(raw_cqe(&r, &cqe, 5000), 0);
+	ck_assert_int_eq(cqe.res, -ENOENT);
+	ck_assert_int_eq(raw_grow(&r, 1, 5000), 1);
+	ck_assert_int_eq(raw_alloc(&r, 1, &new), 1);
+	ck_assert(new == old);
+	__atomic_store_n((uint64_t *)r.fence, 1, __ATOMIC_RELEASE);
+	sleep_ms(20);
+	ck_assert_int_eq(raw_pages(&r, KVB_OP_FREE, 1, &new), 1); /* still held */
+	raw_leave(&r);
+	scene_close(&s);
+}
+END_TEST
+
 /* ---- places that an operator needs -------------------------------------------------------------
  */
 
@@ -303,6 +348,7 @@ int main(void)
 		CASE(reclaim_acks_of_a_client_with_many_leases),
 		CASE(allocs_of_a_client_that_refused_every_slab),
 		CASE(slabs_close_however_short_memory_is),
+		CASE(a_fenced_free_does_not_reach_the_next_space),
 		CASE(an_operator_gets_in_whoever_else_has),
 		CASE(a_held_grant_of_a_closed_space_does_not_hold_up_others),
 		{ NULL, 0 },
