@@ -220,18 +220,22 @@ struct bad_grant {
 static void send_bad_grant(struct fake *f, void *arg)
 {
 	const struct bad_grant *bad = arg;
-	struct {
+	union {
 		struct kvb_msg_grant g;
-		struct kvb_grant_entry e[2];
-	} m = { .g = { .h = { KVB_MAGIC, KVB_MSG_GRANT, (uint16_t)bad->said_fds,
-			      sizeof(m.g) + bad->count * sizeof(m.e[0]), 0 },
-		       .space = FAKE_SPACE,
-		       .count = bad->count },
-		.e = { { bad->slot, bad->handle }, { bad->slot, bad->handle } } };
+		char room[sizeof(struct kvb_msg_grant) + 2 * sizeof(struct kvb_grant_entry)];
+	} m;
+	const size_t bytes = sizeof(m.g) + bad->count * sizeof(m.g.entries[0]);
 	const int fd = memfd_create("slab", MFD_CLOEXEC);
 
+	m.g = (struct kvb_msg_grant){
+		.h = { KVB_MAGIC, KVB_MSG_GRANT, (uint16_t)bad->said_fds, (uint32_t)bytes, 0 },
+		.space = FAKE_SPACE,
+		.count = bad->count,
+	};
+	for (unsigned i = 0; i < 2; i++)
+		m.g.entries[i] = (struct kvb_grant_entry){ bad->slot, bad->handle };
 	ck_assert_int_eq(ftruncate(fd, (off_t)bad->bytes), 0);
-	fake_send(f, &m, KVB_MSG_GRANT, sizeof(m.g) + bad->count * sizeof(m.e[0]), &fd, 1);
+	fake_send(f, &m, KVB_MSG_GRANT, bytes, &fd, 1);
 	close(fd);
 }
 
