@@ -32,6 +32,19 @@ static inline void bit_clear(uint64_t *set, unsigned bit)
 	set[bit / 64] &= ~(1ull << (bit % 64));
 }
 
+/* ---- shares of tables ---------------------------------------------------------------------- */
+
+/*
+ * May a tenant that has `mine` of a table's records take another, when `used` of `limit` are taken?
+ * Alone it may have them all. Beside others it gets no more than it leaves: so the next one always
+ * finds half of the rest, and nobody can take what everybody needs (I10).
+ */
+static inline bool core_share_fits(const struct core *c, uint32_t mine, uint32_t used,
+				   uint32_t limit)
+{
+	return c->h->tenants_used > 1 ? mine < limit - used : used < limit;
+}
+
 /* ---- where a page is ----------------------------------------------------------------------- */
 
 static inline struct core_slab *core_slab_of(const struct core *c, uint32_t page)
@@ -126,6 +139,10 @@ void core_space_try_free(struct core *c, struct core_space *s);
 void core_member_remove(struct core *c, struct core_member *m);
 struct core_member *core_member_of(struct core *c, unsigned client, unsigned space);
 void core_space_recall(struct core *c, struct core_space *s, const struct core_member *except);
+
+/* ---- namespace.c ----------------------------------------------------------------------------- */
+
+void core_ns_remove(struct core *c, unsigned ns); /* it has no page and no client */
 
 /* ---- tenant.c ------------------------------------------------------------------------------ */
 

@@ -37,9 +37,9 @@ int core_lease_take(struct core *c, struct core_member *m, uint32_t page)
 		l->count++;
 		return 0;
 	}
-	/* A tenant gets no more than what it leaves: the next one always finds half of the rest. */
 	if (cl->leases >= cl->leases_max ||
-	    c->tenants[cl->tenant].leases >= c->h->limits.leases - c->h->leases_used)
+	    !core_share_fits(c, (uint32_t)c->tenants[cl->tenant].leases, c->h->leases_used,
+			     c->h->limits.leases))
 		return -EDQUOT;
 	i = lease_new(c);
 	if (i == CORE_NONE)

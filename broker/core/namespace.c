@@ -23,35 +23,53 @@ static int ns_find(const struct core *c, unsigned tenant, const uint8_t digest[3
 	return -ENOENT;
 }
 
-/* A record nobody uses: never used, else the one longest unused that has no page and no client. */
-static int ns_take(struct core *c)
+/* A record nobody uses: never used, else the one longest unused that has no page and no client.
+ * -ENOSPC: there is none, or the tenant has its share. */
+static int ns_take(struct core *c, unsigned tenant)
 {
-	int oldest = -ENOSPC;
+	uint32_t used = 0, mine = 0;
+	int best = -ENOSPC;
 
 	for (unsigned i = 0; i < c->h->limits.namespaces; i++) {
 		const struct core_ns *ns = &c->namespaces[i];
 
-		if (!ns->used)
-			return (int)i;
-		if (!ns->refs && !ns->pages &&
-		    (oldest < 0 || ns->used_ns < c->namespaces[oldest].used_ns))
-			oldest = (int)i;
+		if (ns->used && (ns->refs || ns->pages)) {
+			used++;
+			mine += ns->tenant == tenant;
+		} else if (best < 0 || (c->namespaces[best].used &&
+					(!ns->used || ns->used_ns < c->namespaces[best].used_ns))) {
+			best = (int)i;
+		}
 	}
-	return oldest;
+	return core_share_fits(c, mine, used, c->h->limits.namespaces) ? best : -ENOSPC;
 }
 
+void core_ns_remove(struct core *c, unsigned index)
+{
+	struct core_ns *ns = &c->namespaces[index];
+
+	assert(ns->used && !ns->refs && !ns->pages);
+	if (ns->epoch > c->h->epoch_floor)
+		c->h->epoch_floor = ns->epoch;
+	ns->used = 0;
+}
+
+/* Its first epoch is later than any of a namespace that is gone, which may have been this one: who
+ * remembers an epoch from then cannot take it for one of now. */
 static int ns_create(struct core *c, unsigned tenant, const uint8_t digest[32])
 {
-	int i = ns_take(c);
+	int i = ns_take(c, tenant);
 	struct core_ns *ns;
 
 	if (i < 0)
 		return i;
 	ns = &c->namespaces[i];
+	if (ns->used)
+		core_ns_remove(c, (unsigned)i);
 	memset(ns, 0, sizeof(*ns));
 	ns->used = 1;
 	ns->tenant = (uint16_t)tenant;
-	ns->epoch = 1;
+	ns->epoch = c->h->epoch_floor + 1;
 	memcpy(ns->digest, digest, sizeof(ns->digest));
 	return i;
 }

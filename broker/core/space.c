@@ -68,40 +68,62 @@ static int space_find(const struct core *c, unsigned tenant, const struct core_s
 	return -ENOENT;
 }
 
-static int space_create(struct core *c, unsigned tenant, const struct core_space *like)
+/* A record for a space; NULL: the table is full, or the tenant has its share. */
+static struct core_space *space_take(struct core *c, unsigned tenant)
 {
+	struct core_space *found = NULL;
+	uint32_t used = 0, mine = 0;
+
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
 		struct core_space *s = &c->spaces[i];
 
-		if (s->used)
-			continue;
-		*s = *like;
-		s->used = 1;
-		s->tenant = (uint16_t)tenant;
-		s->member = CORE_NONE16;
-		s->cold = CORE_NONE;
-		s->hot = CORE_NONE;
-		s->used_ns = c->now_ns;
-		memset(s->slab_of_slot, 0xff, sizeof(s->slab_of_slot));
-		memset(s->touched, 0xff, sizeof(s->touched));
-		return (int)i;
+		used += s->used;
+		mine += s->used && s->tenant == tenant;
+		if (!s->used && !found)
+			found = s;
 	}
-	return -ENOSPC;
+	return core_share_fits(c, mine, used, c->h->limits.spaces) ? found : NULL;
 }
 
-/* A record for a membership, zeroed; NULL: the table is full. */
-static struct core_member *member_take(struct core *c)
+static int space_create(struct core *c, unsigned tenant, const struct core_space *like)
 {
+	struct core_space *s = space_take(c, tenant);
+
+	if (!s)
+		return -ENOSPC;
+	*s = *like;
+	s->used = 1;
+	s->tenant = (uint16_t)tenant;
+	s->member = CORE_NONE16;
+	s->cold = CORE_NONE;
+	s->hot = CORE_NONE;
+	s->used_ns = c->now_ns;
+	memset(s->slab_of_slot, 0xff, sizeof(s->slab_of_slot));
+	memset(s->touched, 0xff, sizeof(s->touched));
+	return (int)core_space_index(c, s);
+}
+
+/* A record for a membership, zeroed; NULL: the table is full, or the tenant has its share. */
+static struct core_member *member_take(struct core *c, unsigned tenant)
+{
+	struct core_member *found = NULL;
+	uint32_t used = 0, mine = 0;
+
 	for (unsigned i = 0; i < c->h->limits.members; i++) {
 		struct core_member *m = &c->members[i];
 
 		/* one that is still on the to-do list would have its link overwritten */
-		if (m->used || m->todo)
-			continue;
-		memset(m, 0, sizeof(*m));
-		return m;
+		if (m->used || m->todo) {
+			used++;
+			mine += m->used && c->clients[m->client].tenant == tenant;
+		} else if (!found) {
+			found = m;
+		}
 	}
-	return NULL;
+	if (!found || !core_share_fits(c, mine, used, c->h->limits.members))
+		return NULL;
+	memset(found, 0, sizeof(*found));
+	return found;
 }
 
 int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
@@ -125,7 +147,7 @@ int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ord
 		if (cl->member[h] == CORE_NONE16)
 			handle = h;
 	}
-	m = handle < 0 ? NULL : member_take(c);
+	m = handle < 0 ? NULL : member_take(c, cl->tenant);
 	if (m && space < 0)
 		space = space_create(c, cl->tenant, &like);
 	if (!m || space < 0)

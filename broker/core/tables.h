@@ -319,6 +319,8 @@ struct core_header {
 	uint16_t slab_todo;
 	uint16_t member_todo;
 	uint32_t clients_reaping;
+	uint32_t tenants_used;
+	uint32_t epoch_floor; /* no namespace that is gone was in a later epoch */
 	uint32_t slabs_draining;
 	uint32_t slabs_undrained; /* of those, with pages that core_work() has not come to */
 	uint32_t sweep_page;      /* where the sweep for stale pages goes on */

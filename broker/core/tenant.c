@@ -235,6 +235,7 @@ static int tenant_create(struct core *c, const struct core_tenant_spec *spec, ch
 			continue;
 		memset(n, 0, sizeof(*n));
 		n->used = 1;
+		c->h->tenants_used++;
 		memcpy(n->name, spec->name, sizeof(n->name));
 		for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
 			n->budget[d].high_bytes = UINT64_MAX;
@@ -304,8 +305,9 @@ int core_tenant_delete(struct core *c, unsigned tenant)
 		return -EBUSY;
 	for (unsigned i = 0; i < c->h->limits.namespaces; i++) {
 		if (c->namespaces[i].used && c->namespaces[i].tenant == tenant)
-			c->namespaces[i].used = 0;
+			core_ns_remove(c, i);
 	}
 	t->used = 0;
+	c->h->tenants_used--;
 	return 0;
 }

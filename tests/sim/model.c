@@ -59,6 +59,17 @@ void model_slab_drop(struct model *m, unsigned space, unsigned slot)
 	memset(slab, 0, sizeof(*slab));
 }
 
+bool model_share_fits(const struct model *m, uint32_t mine, uint32_t used, uint32_t limit)
+{
+	uint32_t tenants = 0;
+
+	for (unsigned i = 0; i < M_TENANTS; i++)
+		tenants += m->tenant[i].used;
+	if (used >= limit)
+		return false;
+	return tenants == 1 || mine < limit - used;
+}
+
 uint64_t model_used_bytes(const struct model *m, int tenant, int device)
 {
 	uint64_t bytes = 0;

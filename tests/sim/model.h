@@ -141,6 +141,8 @@ void model_space_drop(struct model *m, unsigned space);
 void model_slab_live(struct world *w, unsigned space,
 		     unsigned slot); /* takes the core's generations */
 void model_slab_drop(struct model *m, unsigned space, unsigned slot);
+/* The share of a table: alone all of it, beside other tenants no more than is left. */
+bool model_share_fits(const struct model *m, uint32_t mine, uint32_t used, uint32_t limit);
 uint64_t model_used_bytes(const struct model *m, int tenant, int device);
 uint64_t model_granted_bytes(const struct model *m, int device);
 

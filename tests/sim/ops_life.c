@@ -117,16 +117,23 @@ static int model_space_find(const struct world *w, int tenant, int device, unsig
 static bool space_tables_full(const struct world *w, const struct m_client *cl, int space)
 {
 	bool full = true;
-	uint32_t spaces = 0, members = 0;
+	uint32_t spaces = 0, members = 0, my_spaces = 0, my_members = 0;
 
 	for (unsigned h = 0; h < KVB_SPACES_MAX; h++)
 		full &= cl->member[h] != M_NONE;
-	for (unsigned i = 0; i < M_SPACES; i++)
+	for (unsigned i = 0; i < M_SPACES; i++) {
 		spaces += w->m.space[i].used;
-	for (unsigned i = 0; i < w->c.h->limits.members; i++)
-		members += w->m.member[i].used || w->c.members[i].todo;
-	return full || members == w->c.h->limits.members ||
-	       (space == M_NONE && spaces == w->c.h->limits.spaces);
+		my_spaces += w->m.space[i].used && w->m.space[i].tenant == cl->tenant;
+	}
+	for (unsigned i = 0; i < w->c.h->limits.members; i++) {
+		const struct m_member *mm = &w->m.member[i];
+
+		members += mm->used || w->c.members[i].todo;
+		my_members += mm->used && w->m.client[mm->client].tenant == cl->tenant;
+	}
+	return full || !model_share_fits(&w->m, my_members, members, w->c.h->limits.members) ||
+	       (space == M_NONE &&
+		!model_share_fits(&w->m, my_spaces, spaces, w->c.h->limits.spaces));
 }
 
 static void adopt_space(struct world *w, unsigned space, int tenant, int device, unsigned shape,
@@ -270,12 +277,20 @@ void op_ns_open(struct world *w)
 	r = core_ns_open(&w->c, (unsigned)client, &open, &info);
 	world_trace(w, (uint64_t)(int64_t)r);
 	if (r == -ENOSPC) {
-		for (unsigned i = 0; i < w->c.h->limits.namespaces; i++)
-			world_expect(w,
-				     w->m.ns[i].used && ns_in_use(w, (int)i) &&
-					     (w->m.ns[i].tenant != cl->tenant ||
-					      w->m.ns[i].digest != digest),
-				     "namespace %u is there, or free, and was refused", i);
+		uint32_t used = 0, mine = 0;
+
+		for (unsigned i = 0; i < w->c.h->limits.namespaces; i++) {
+			const struct m_ns *n = &w->m.ns[i];
+
+			if (!n->used)
+				continue;
+			world_expect(w, n->tenant != cl->tenant || n->digest != digest,
+				     "namespace %u is there and was refused", i);
+			used += ns_in_use(w, (int)i);
+			mine += ns_in_use(w, (int)i) && n->tenant == cl->tenant;
+		}
+		world_expect(w, !model_share_fits(&w->m, mine, used, w->c.h->limits.namespaces),
+			     "there is a namespace for it and it was refused");
 		return;
 	}
 	world_expect(w, r == 0 && info.ns < KVB_NS_MAX && info.ns <= cl->ns_n,
@@ -289,7 +304,7 @@ void op_ns_open(struct world *w)
 		mn->used = false;
 	}
 	if (!mn->used)
-		*mn = (struct m_ns){ true, cl->tenant, 1, digest };
+		*mn = (struct m_ns){ true, cl->tenant, (uint32_t)info.epoch, digest };
 	world_expect(w, info.epoch == mn->epoch, "namespace %d is in epoch %llu, the model has %u",
 		     ns, (unsigned long long)info.epoch, mn->epoch);
 	if (info.ns == cl->ns_n)

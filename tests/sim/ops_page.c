@@ -239,7 +239,7 @@ static bool lease_fits(struct world *w, const struct m_page *p, int client)
 			tenant_used += w->m.client[i].leases;
 	}
 	return w->m.client[client].leases < w->c.clients[client].leases_max &&
-	       tenant_used < w->c.h->limits.leases - used;
+	       model_share_fits(&w->m, tenant_used, used, w->c.h->limits.leases);
 }
 
 /* Leases the page under a key, as LOOKUP and a SEAL of a known key do. 0, or why not. */

@@ -210,7 +210,70 @@ START_TEST(handles_and_records_run_out_with_enospc)
 }
 END_TEST
 
+START_TEST(i5_a_namespace_that_comes_back_is_in_a_later_epoch)
+{
+	static const struct core_limits few = { .pages = 64, .slabs = 4, .namespaces = 2 };
+	struct kvb_ns_open open = { .flags = KVB_NS_ADMIN };
+	struct kvb_ns_info info;
+	uint64_t epoch;
+
+	fixture_start(&f, &few, 8);
+	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
+	ck_assert_int_eq(core_ns_open(&f.c, client, &open, &info), 0);
+	ck_assert_int_eq(core_epoch_bump(&f.c, client, info.ns, &epoch), 0);
+	ck_assert_int_eq(core_epoch_bump(&f.c, client, info.ns, &epoch), 0);
+	ck_assert_uint_eq(epoch, 3);
+	core_client_dead(&f.c, client);
+	fixture_settle(&f);
+	client = fixture_client(&f, 0);
+	for (unsigned i = 1; i <= 2; i++) /* push it out of the table */
+		(void)fixture_ns(&f, client, (uint8_t)i, 0);
+	core_client_dead(&f.c, client);
+	fixture_settle(&f);
+	client = fixture_client(&f, 0);
+	ck_assert_int_eq(core_ns_open(&f.c, client, &open, &info), 0);
+	ck_assert_uint_gt(info.epoch, 3);
+	fixture_end(&f);
+}
+END_TEST
+
+START_TEST(i10_no_tenant_takes_all_namespaces_or_spaces)
+{
+	static const struct core_limits few = { .pages = 1024,
+						.slabs = 32,
+						.spaces = 8,
+						.clients = 8,
+						.members = 32,
+						.tenants = 4,
+						.namespaces = 8 };
+	uint32_t spaces[2] = { 0 }, names[2] = { 0 };
+
+	fixture_start(&f, &few, 32);
+	for (unsigned t = 0; t < 2; t++)
+		ck_assert_uint_eq(fixture_tenant(&f, t ? "b" : "a", 0, UINT64_MAX), t);
+	for (unsigned t = 0; t < 2; t++) {
+		unsigned client = fixture_client(&f, t);
+
+		for (unsigned i = 0; i < 8; i++) {
+			struct kvb_ns_open open = { .digest = { (uint8_t)(i + 1) } };
+			struct kvb_ns_info info;
+
+			names[t] += core_ns_open(&f.c, client, &open, &info) == 0;
+			spaces[t] += core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, 1, STRIDE_8,
+						     i) >= 0;
+		}
+	}
+	ck_assert_uint_eq(names[0], 4);
+	ck_assert_uint_eq(names[1], 2);
+	ck_assert_uint_eq(spaces[0], 4);
+	ck_assert_uint_eq(spaces[1], 2);
+	fixture_end(&f);
+}
+END_TEST
+
 static const struct suite_case cases[] = {
+	{ &i5_a_namespace_that_comes_back_is_in_a_later_epoch },
+	{ &i10_no_tenant_takes_all_namespaces_or_spaces },
 	{ &same_digest_is_the_same_namespace_within_a_tenant_only },
 	{ &fault_036_unknown_flags_and_reserved_words_are_einval },
 	{ &epoch_bump_needs_the_right },
