@@ -34,9 +34,9 @@ struct ring_geometry {
 	uint32_t sq_entries, cq_entries, operand_bytes;
 };
 
-#define RING_TURN_UNITS 512u       /* work units a ring may use a turn, when it is alone */
-#define RING_TURN_UNITS_SHARED 16u /* and when others are polled too: they wait that long */
-#define RING_SLICE 256u            /* operands copied and done at once */
+#define RING_TURN_UNITS 512u      /* work units a ring may use a turn, when it is alone */
+#define RING_TURN_UNITS_SHARED 8u /* and when others are polled too: they wait that long */
+#define RING_SLICE 256u           /* operands copied and done at once */
 
 /* An entry being worked on, or parked until its fence or its memory comes. */
 struct ring_op {

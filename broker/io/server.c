@@ -32,7 +32,6 @@
 
 #define SERVER_WORK_UNITS 256u /* of core_work() a turn */
 #define SERVER_SPINS 16u       /* looks at the polled rings between two whole turns */
-#define SERVER_SPINS_BUSY 4u   /* looks that one which found work counts for */
 #define SERVER_LOOK_NS                                                                             \
 	50000ull /* between two looks at a loop that cannot say if it has something */
 #define SERVER_SETTLE_NS                                                                           \
@@ -326,10 +325,7 @@ static bool server_spin(struct server *s)
 	bool did = false;
 
 	for (unsigned i = 0; i < SERVER_SPINS && s->hot_count && !server_has_chores(s); i++) {
-		if (!ring_turn(s))
-			continue;
-		did = true;
-		i += SERVER_SPINS_BUSY - 1;
+		did |= ring_turn(s);
 	}
 	return did;
 }
