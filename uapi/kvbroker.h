@@ -354,7 +354,8 @@ enum kvb_op {
  *            ENOENT no lease; EDQUOT pin quota.
  * HINT       on leased pages. ENOENT no lease.
  * SPACE_GROW res = slabs granted and acknowledged by the caller. ENOSPC nothing to be had; EDQUOT the
- *            tenant's max; ENOMEM the device failed.
+ *            tenant's max; ENOMEM the device failed; ETIMEDOUT it is slow: what it still makes is granted
+ *            when it comes.
  * SPACE_SHRINK res = slabs being revoked.
  * RECLAIM_ACK "I hold nothing in this slab and unmap it as soon as you say 0". EBUSY: the caller
  *            still holds or leases pages there, aux = how many. ENOENT: not being revoked.

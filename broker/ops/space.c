@@ -5,7 +5,8 @@
  *
  * GROW is the one operation that waits: for the device to make the memory, for the caller to map
  * it, and, up to its timeout, for memory that has to be revoked from others first. It is parked
- * meanwhile, with the slots it waits for.
+ * meanwhile, with the slots it waits for. A device that hangs does not keep it for ever: after a
+ * while the answer is what is there, and what comes later is granted when it comes.
  */
 
 #include <errno.h>
@@ -13,6 +14,8 @@
 
 #include "broker/ops/ops.h"
 
+#define GROW_DEVICE_NS (5ull * 1000 * 1000 * 1000) /* for the device, beyond the entry's own time  \
+						    */
 #define GROW_TIMEOUT_NS_MAX (60ull * 1000 * 1000 * 1000)
 #define SHRINK_DEADLINE_NS_MAX (3600ull * 1000 * 1000 * 1000)
 
@@ -77,6 +80,10 @@ enum ops_verdict op_grow(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 		op->lead = 0;
 	}
 	ready = count_ready(&s->core, m, op, &pending);
+	if (pending && s->now_ns >= op->until_ns + GROW_DEVICE_NS) {
+		pending = false;
+		op->aux = ETIMEDOUT;
+	}
 	if (op->lead || pending)
 		return OPS_PARK;
 	cqe->done = ready;
