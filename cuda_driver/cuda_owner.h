@@ -58,8 +58,8 @@ const struct cuda_owner_info *cuda_owner_info(const struct cuda_owner *owner);
 /*
  * Creates n allocations of handle_bytes each, exported: ret_fds (close-on-exec, the caller's) and
  * ret_tokens. All or nothing.
- * 0; -ENOMEM: the device is full; -ENOSPC: above CUDA_OWNER_HANDLES_MAX; -EMFILE: out of fds;
- * -EINVAL: n is 0 or handle_bytes no multiple of the granularity; others by cuda_error.h.
+ * 0; -ENOMEM: the device is full; -ENOSPC: above CUDA_OWNER_HANDLES_MAX; -EINVAL: n is 0 or
+ * handle_bytes no multiple of the granularity; others by cuda_error.h.
  */
 int cuda_owner_create(struct cuda_owner *owner, uint32_t n, uint64_t handle_bytes,
 		      uint64_t *ret_tokens, int *ret_fds);
