@@ -42,6 +42,8 @@ struct cuda_client {
 	struct client_range *ranges;
 };
 
+static const char not_reserved[] = "not in a reserved range, or not on the granularity";
+
 static int client_enter(const struct cuda_client *client, cu_context *ret_before)
 {
 	const struct cuda_api *api = client->device.api;
@@ -74,7 +76,9 @@ static int client_find_context(struct cuda_client *client)
 		r = api->ctx_get_device(&device);
 		if (r != CU_OK)
 			return cuda_error_note("cuCtxGetDevice", r);
-		return device == client->device.device ? 0 : -EXDEV;
+		if (device != client->device.device)
+			return cuda_error_refuse(-EXDEV, "the thread's context is of another GPU");
+		return 0;
 	}
 	r = api->primary_ctx_retain(&client->context, client->device.device);
 	if (r != CU_OK)
@@ -89,7 +93,7 @@ int cuda_client_open(uint32_t ordinal, struct cuda_client **ret)
 	int error;
 
 	if (!client)
-		return -ENOMEM;
+		return cuda_error_refuse(-ENOMEM, "no host memory");
 	error = cuda_device_open(ordinal, &client->device);
 	if (error == 0)
 		error = client_find_context(client);
@@ -193,12 +197,12 @@ static int client_range_make(struct cuda_client *client, uint64_t bytes, struct 
 	enum cu_result r;
 
 	if (!range)
-		return -ENOMEM;
+		return cuda_error_refuse(-ENOMEM, "no host memory");
 	range->bytes = bytes;
 	range->cells = calloc(client_range_cells(client, range), sizeof(*range->cells));
 	if (!range->cells) {
 		free(range);
-		return -ENOMEM;
+		return cuda_error_refuse(-ENOMEM, "no host memory");
 	}
 	r = client->device.api->mem_address_reserve(&range->address, bytes, 0, 0, 0);
 	if (r != CU_OK) {
@@ -218,9 +222,9 @@ int cuda_client_reserve(struct cuda_client *client, uint64_t bytes, uint64_t *re
 	int error;
 
 	if (bytes == 0)
-		return -EINVAL;
+		return cuda_error_refuse(-EINVAL, "a range of 0 bytes");
 	if (bytes > (UINT32_MAX - 1) * granularity_bytes)
-		return -ENOMEM;
+		return cuda_error_refuse(-ENOMEM, "a range larger than any device");
 	bytes = (bytes + granularity_bytes - 1) / granularity_bytes * granularity_bytes;
 	error = client_enter(client, &before);
 	if (error)
@@ -246,7 +250,7 @@ int cuda_client_unreserve(struct cuda_client *client, uint64_t address)
 		link = &(*link)->next;
 	range = *link;
 	if (!range)
-		return -ENOENT;
+		return cuda_error_refuse(-ENOENT, "no range begins there");
 	error = client_enter(client, &before);
 	if (error)
 		return error;
@@ -288,10 +292,10 @@ static int client_map_one(struct cuda_client *client, int fd, uint64_t handle_by
 
 	range = client_range_of(client, address, handle_bytes, &at);
 	if (!range)
-		return -EINVAL;
+		return cuda_error_refuse(-EINVAL, not_reserved);
 	for (uint32_t i = 0; i < granules; i++) {
 		if (range->cells[at + i].first)
-			return -EBUSY;
+			return cuda_error_refuse(-EBUSY, "something is mapped there");
 	}
 	/* The driver wants the descriptor itself where the pointer goes. */
 	r = api->mem_import(&handle, (void *)(intptr_t)fd, CU_HANDLE_POSIX_FD);
@@ -354,7 +358,7 @@ int cuda_client_map(struct cuda_client *client, uint32_t n, uint64_t handle_byte
 	int error;
 
 	if (handle_bytes == 0)
-		return -EINVAL;
+		return cuda_error_refuse(-EINVAL, "a handle of 0 bytes");
 	error = client_enter(client, &before);
 	if (error)
 		return error;
@@ -387,10 +391,10 @@ int cuda_client_unmap(struct cuda_client *client, uint64_t address, uint64_t byt
 
 	range = client_range_of(client, address, bytes, &from);
 	if (!range)
-		return -EINVAL;
+		return cuda_error_refuse(-EINVAL, not_reserved);
 	to = from + (uint32_t)(bytes / client->device.granularity_bytes);
 	if (client_cuts_handle(client, range, from) || client_cuts_handle(client, range, to))
-		return -EINVAL;
+		return cuda_error_refuse(-EINVAL, "a handle sticks out of what is to be unmapped");
 	error = client_enter(client, &before);
 	if (error)
 		return error;

@@ -29,7 +29,7 @@ static int device_check_sharing(const struct cuda_device *d)
 		if (r != CU_OK)
 			return cuda_error_note("cuDeviceGetAttribute", r);
 		if (value == 0)
-			return -EOPNOTSUPP;
+			return cuda_error_refuse(-EOPNOTSUPP, "the device cannot share memory");
 	}
 	return 0;
 }

@@ -3,8 +3,8 @@
 /*
  * The map from the driver's results to errno. See cuda_error.h.
  *
- * One row a result, checked to be complete: a result that cuda_abi.h knows and this table does not
- * fails the unit test. Sticky are the faults that the driver documents as leaving the process
+ * Both switches name every result that cuda_abi.h knows, without a default: the compiler finds the
+ * one that was forgotten. Sticky are the faults that the driver documents as leaving the process
  * unusable, memory errors of the device among them, and all that says the device or its server is
  * gone.
  */
@@ -12,63 +12,7 @@
 #include "cuda_driver/cuda_error.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <stdio.h>
-
-struct cuda_error_row {
-	enum cu_result result;
-	int error;
-	bool sticky;
-};
-
-static const struct cuda_error_row cuda_error_rows[] = {
-	{ CU_OK, 0, false },
-	{ CU_ERROR_INVALID_VALUE, -EINVAL, false },
-	{ CU_ERROR_OUT_OF_MEMORY, -ENOMEM, false },
-	{ CU_ERROR_NOT_INITIALIZED, -ENXIO, false },
-	{ CU_ERROR_DEINITIALIZED, -ENXIO, true },
-	{ CU_ERROR_STUB_LIBRARY, -EOPNOTSUPP, true },
-	{ CU_ERROR_CALL_REQUIRES_NEWER_DRIVER, -EOPNOTSUPP, false },
-	{ CU_ERROR_DEVICE_UNAVAILABLE, -EBUSY, false },
-	{ CU_ERROR_NO_DEVICE, -ENODEV, false },
-	{ CU_ERROR_INVALID_DEVICE, -ENODEV, false },
-	{ CU_ERROR_DEVICE_NOT_LICENSED, -EPERM, false },
-	{ CU_ERROR_INVALID_CONTEXT, -ENXIO, false },
-	{ CU_ERROR_MAP_FAILED, -ENOMEM, false },
-	{ CU_ERROR_UNMAP_FAILED, -EIO, false },
-	{ CU_ERROR_ALREADY_MAPPED, -EBUSY, false },
-	{ CU_ERROR_NOT_MAPPED, -EINVAL, false },
-	{ CU_ERROR_ECC_UNCORRECTABLE, -EIO, true },
-	{ CU_ERROR_PEER_ACCESS_UNSUPPORTED, -EOPNOTSUPP, false },
-	{ CU_ERROR_NVLINK_UNCORRECTABLE, -EIO, true },
-	{ CU_ERROR_CONTAINED, -EIO, true },
-	{ CU_ERROR_OPERATING_SYSTEM, -EIO, false },
-	{ CU_ERROR_INVALID_HANDLE, -EINVAL, false },
-	{ CU_ERROR_ILLEGAL_STATE, -EINVAL, false },
-	{ CU_ERROR_NOT_FOUND, -EINVAL, false },
-	{ CU_ERROR_NOT_READY, -EBUSY, false },
-	{ CU_ERROR_ILLEGAL_ADDRESS, -EIO, true },
-	{ CU_ERROR_LAUNCH_TIMEOUT, -EIO, true },
-	{ CU_ERROR_CONTEXT_IS_DESTROYED, -ENXIO, true },
-	{ CU_ERROR_ASSERT, -EIO, true },
-	{ CU_ERROR_HARDWARE_STACK_ERROR, -EIO, true },
-	{ CU_ERROR_ILLEGAL_INSTRUCTION, -EIO, true },
-	{ CU_ERROR_MISALIGNED_ADDRESS, -EIO, true },
-	{ CU_ERROR_INVALID_ADDRESS_SPACE, -EIO, true },
-	{ CU_ERROR_INVALID_PC, -EIO, true },
-	{ CU_ERROR_LAUNCH_FAILED, -EIO, true },
-	{ CU_ERROR_NOT_PERMITTED, -EPERM, false },
-	{ CU_ERROR_NOT_SUPPORTED, -EOPNOTSUPP, false },
-	{ CU_ERROR_SYSTEM_NOT_READY, -EBUSY, false },
-	{ CU_ERROR_SYSTEM_DRIVER_MISMATCH, -EOPNOTSUPP, true },
-	{ CU_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE, -EOPNOTSUPP, true },
-	{ CU_ERROR_MPS_CONNECTION_FAILED, -ENOTCONN, true },
-	{ CU_ERROR_MPS_RPC_FAILURE, -ENOTCONN, true },
-	{ CU_ERROR_MPS_SERVER_NOT_READY, -ENOTCONN, false },
-	{ CU_ERROR_MPS_CLIENT_TERMINATED, -ENOTCONN, true },
-	{ CU_ERROR_EXTERNAL_DEVICE, -EIO, true },
-	{ CU_ERROR_UNKNOWN, -EIO, true },
-};
 
 struct cuda_error_state {
 	enum cu_result result;
@@ -77,27 +21,122 @@ struct cuda_error_state {
 
 static _Thread_local struct cuda_error_state cuda_error_state;
 
-static const struct cuda_error_row *cuda_error_row(enum cu_result result)
-{
-	for (size_t i = 0; i < sizeof(cuda_error_rows) / sizeof(cuda_error_rows[0]); i++) {
-		if (cuda_error_rows[i].result == result)
-			return &cuda_error_rows[i];
-	}
-	return NULL;
-}
-
 int cuda_error_errno(enum cu_result result)
 {
-	const struct cuda_error_row *row = cuda_error_row(result);
-
-	return row ? row->error : -EIO;
+	switch (result) {
+	case CU_OK:
+		return 0;
+	case CU_ERROR_OUT_OF_MEMORY:
+	case CU_ERROR_MAP_FAILED:
+		return -ENOMEM;
+	case CU_ERROR_INVALID_VALUE:
+	case CU_ERROR_INVALID_HANDLE:
+	case CU_ERROR_ILLEGAL_STATE:
+	case CU_ERROR_NOT_MAPPED:
+	case CU_ERROR_NOT_FOUND:
+		return -EINVAL;
+	case CU_ERROR_NO_DEVICE:
+	case CU_ERROR_INVALID_DEVICE:
+		return -ENODEV;
+	case CU_ERROR_DEVICE_NOT_LICENSED:
+	case CU_ERROR_NOT_PERMITTED:
+		return -EPERM;
+	case CU_ERROR_STUB_LIBRARY:
+	case CU_ERROR_CALL_REQUIRES_NEWER_DRIVER:
+	case CU_ERROR_PEER_ACCESS_UNSUPPORTED:
+	case CU_ERROR_NOT_SUPPORTED:
+	case CU_ERROR_SYSTEM_DRIVER_MISMATCH:
+	case CU_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE:
+		return -EOPNOTSUPP;
+	case CU_ERROR_DEVICE_UNAVAILABLE:
+	case CU_ERROR_ALREADY_MAPPED:
+	case CU_ERROR_NOT_READY:
+	case CU_ERROR_SYSTEM_NOT_READY:
+		return -EBUSY;
+	case CU_ERROR_NOT_INITIALIZED:
+	case CU_ERROR_DEINITIALIZED:
+	case CU_ERROR_INVALID_CONTEXT:
+	case CU_ERROR_CONTEXT_IS_DESTROYED:
+		return -ENXIO;
+	case CU_ERROR_MPS_CONNECTION_FAILED:
+	case CU_ERROR_MPS_RPC_FAILURE:
+	case CU_ERROR_MPS_SERVER_NOT_READY:
+	case CU_ERROR_MPS_CLIENT_TERMINATED:
+		return -ENOTCONN;
+	case CU_ERROR_UNMAP_FAILED:
+	case CU_ERROR_ECC_UNCORRECTABLE:
+	case CU_ERROR_NVLINK_UNCORRECTABLE:
+	case CU_ERROR_CONTAINED:
+	case CU_ERROR_OPERATING_SYSTEM:
+	case CU_ERROR_ILLEGAL_ADDRESS:
+	case CU_ERROR_LAUNCH_TIMEOUT:
+	case CU_ERROR_ASSERT:
+	case CU_ERROR_HARDWARE_STACK_ERROR:
+	case CU_ERROR_ILLEGAL_INSTRUCTION:
+	case CU_ERROR_MISALIGNED_ADDRESS:
+	case CU_ERROR_INVALID_ADDRESS_SPACE:
+	case CU_ERROR_INVALID_PC:
+	case CU_ERROR_LAUNCH_FAILED:
+	case CU_ERROR_EXTERNAL_DEVICE:
+	case CU_ERROR_UNKNOWN:
+		return -EIO;
+	}
+	return -EIO;
 }
 
 bool cuda_error_is_sticky(enum cu_result result)
 {
-	const struct cuda_error_row *row = cuda_error_row(result);
-
-	return row ? row->sticky : true;
+	switch (result) {
+	case CU_OK:
+	case CU_ERROR_INVALID_VALUE:
+	case CU_ERROR_OUT_OF_MEMORY:
+	case CU_ERROR_NOT_INITIALIZED:
+	case CU_ERROR_CALL_REQUIRES_NEWER_DRIVER:
+	case CU_ERROR_DEVICE_UNAVAILABLE:
+	case CU_ERROR_NO_DEVICE:
+	case CU_ERROR_INVALID_DEVICE:
+	case CU_ERROR_DEVICE_NOT_LICENSED:
+	case CU_ERROR_INVALID_CONTEXT:
+	case CU_ERROR_MAP_FAILED:
+	case CU_ERROR_UNMAP_FAILED:
+	case CU_ERROR_ALREADY_MAPPED:
+	case CU_ERROR_NOT_MAPPED:
+	case CU_ERROR_PEER_ACCESS_UNSUPPORTED:
+	case CU_ERROR_OPERATING_SYSTEM:
+	case CU_ERROR_INVALID_HANDLE:
+	case CU_ERROR_ILLEGAL_STATE:
+	case CU_ERROR_NOT_FOUND:
+	case CU_ERROR_NOT_READY:
+	case CU_ERROR_NOT_PERMITTED:
+	case CU_ERROR_NOT_SUPPORTED:
+	case CU_ERROR_SYSTEM_NOT_READY:
+	case CU_ERROR_MPS_SERVER_NOT_READY:
+		return false;
+	case CU_ERROR_DEINITIALIZED:
+	case CU_ERROR_STUB_LIBRARY:
+	case CU_ERROR_ECC_UNCORRECTABLE:
+	case CU_ERROR_NVLINK_UNCORRECTABLE:
+	case CU_ERROR_CONTAINED:
+	case CU_ERROR_ILLEGAL_ADDRESS:
+	case CU_ERROR_LAUNCH_TIMEOUT:
+	case CU_ERROR_CONTEXT_IS_DESTROYED:
+	case CU_ERROR_ASSERT:
+	case CU_ERROR_HARDWARE_STACK_ERROR:
+	case CU_ERROR_ILLEGAL_INSTRUCTION:
+	case CU_ERROR_MISALIGNED_ADDRESS:
+	case CU_ERROR_INVALID_ADDRESS_SPACE:
+	case CU_ERROR_INVALID_PC:
+	case CU_ERROR_LAUNCH_FAILED:
+	case CU_ERROR_SYSTEM_DRIVER_MISMATCH:
+	case CU_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE:
+	case CU_ERROR_MPS_CONNECTION_FAILED:
+	case CU_ERROR_MPS_RPC_FAILURE:
+	case CU_ERROR_MPS_CLIENT_TERMINATED:
+	case CU_ERROR_EXTERNAL_DEVICE:
+	case CU_ERROR_UNKNOWN:
+		return true;
+	}
+	return true;
 }
 
 const char *cuda_error_name(enum cu_result result)
@@ -122,6 +161,15 @@ int cuda_error_note(const char *call, enum cu_result result)
 	snprintf(s->text, sizeof(s->text), "%s: %s (%d)", call, cuda_error_name(result),
 		 (int)result);
 	return cuda_error_errno(result);
+}
+
+int cuda_error_refuse(int error, const char *why)
+{
+	struct cuda_error_state *s = &cuda_error_state;
+
+	s->result = CU_OK;
+	snprintf(s->text, sizeof(s->text), "%s", why);
+	return error;
 }
 
 const char *cuda_error_last(void)

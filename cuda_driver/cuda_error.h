@@ -41,7 +41,10 @@ bool cuda_error_is_sticky(enum cu_result result);
  */
 int cuda_error_note(const char *call, enum cu_result result);
 
+/* Notes that we refuse it ourselves, and why. Returns error. */
+int cuda_error_refuse(int error, const char *why);
+
 /* The thread's last note: "cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY (2)". "" if there was none. */
 const char *cuda_error_last(void);
-/* Its result, for cuda_error_is_sticky(); CU_OK if there was none. */
+/* Its result, for cuda_error_is_sticky(); CU_OK if there was none, or the refusal was ours. */
 enum cu_result cuda_error_last_result(void);

@@ -57,20 +57,20 @@ static uint64_t owner_keep(struct cuda_owner *owner, cu_handle handle)
 	return owner_token(at, place->uses);
 }
 
-/* The handle of a token, forgotten by this. -ENOENT: the token is of no live handle. */
-static int owner_forget(struct cuda_owner *owner, uint64_t token, cu_handle *ret)
+/* The handle of a token, forgotten by this. False: the token is of no live handle. */
+static bool owner_forget(struct cuda_owner *owner, uint64_t token, cu_handle *ret)
 {
 	uint32_t at = (uint32_t)(token % CUDA_OWNER_HANDLES_MAX);
 	struct owner_place *place = &owner->places[at];
 
 	if (!place->live || owner_token(at, place->uses) != token)
-		return -ENOENT;
+		return false;
 	place->live = false;
 	place->next_free = owner->first_free;
 	owner->first_free = at;
 	owner->count--;
 	*ret = place->handle;
-	return 0;
+	return true;
 }
 
 /* sysfs spells it in small letters. "" when the driver does not tell. */
@@ -136,7 +136,7 @@ int cuda_owner_open(uint32_t ordinal, struct cuda_owner **ret)
 	int error;
 
 	if (!owner)
-		return -ENOMEM;
+		return cuda_error_refuse(-ENOMEM, "no host memory");
 	error = cuda_device_open(ordinal, &owner->device);
 	if (error == 0)
 		error = owner_read_info(&owner->device, &owner->info);
@@ -202,7 +202,7 @@ static void owner_undo(struct cuda_owner *owner, uint32_t n, const uint64_t *tok
 		cu_handle handle;
 
 		close(fds[i]);
-		if (owner_forget(owner, tokens[i], &handle) == 0)
+		if (owner_forget(owner, tokens[i], &handle))
 			owner->device.api->mem_release(handle);
 	}
 }
@@ -211,9 +211,9 @@ int cuda_owner_create(struct cuda_owner *owner, uint32_t n, uint64_t handle_byte
 		      uint64_t *ret_tokens, int *ret_fds)
 {
 	if (n == 0 || handle_bytes == 0 || handle_bytes % owner->device.granularity_bytes)
-		return -EINVAL;
+		return cuda_error_refuse(-EINVAL, "no such size of a handle on this device");
 	if (n > CUDA_OWNER_HANDLES_MAX - owner->count)
-		return -ENOSPC;
+		return cuda_error_refuse(-ENOSPC, "the owner keeps its most handles");
 	for (uint32_t i = 0; i < n; i++) {
 		int error = owner_create_one(owner, handle_bytes, &ret_tokens[i], &ret_fds[i]);
 
@@ -225,22 +225,25 @@ int cuda_owner_create(struct cuda_owner *owner, uint32_t n, uint64_t handle_byte
 	return 0;
 }
 
+static int owner_release_one(struct cuda_owner *owner, uint64_t token)
+{
+	cu_handle handle;
+	enum cu_result r;
+
+	if (!owner_forget(owner, token, &handle))
+		return cuda_error_refuse(-ENOENT, "no live handle has this token");
+	r = owner->device.api->mem_release(handle);
+	return r == CU_OK ? 0 : cuda_error_note("cuMemRelease", r);
+}
+
 int cuda_owner_release(struct cuda_owner *owner, uint32_t n, const uint64_t *tokens)
 {
 	int error = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
-		cu_handle handle;
-		int e = owner_forget(owner, tokens[i], &handle);
+		int e = owner_release_one(owner, tokens[i]);
 
-		if (e == 0) {
-			enum cu_result r = owner->device.api->mem_release(handle);
-
-			if (r != CU_OK)
-				e = cuda_error_note("cuMemRelease", r);
-		}
-		if (error == 0)
-			error = e;
+		error = error ? error : e;
 	}
 	return error;
 }
