@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The production path to GPU memory, over the stand-in driver: daemon, owners, library, replay.
+
+One, two and eight devices replay a trace at once and every byte is right; hits are those of host
+memory of the same size. Clients and owners die in the middle. Each driver call of a client fails
+once, and only that client hears of it. Memory that changes hands reads zero.
+
+usage: test_end_to_end.py kvbrokerd=PATH broker-ctl=PATH kvb-replay=PATH client=PATH
+           libcuda=PATH trace=PATH broker=PATH
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
+sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
+from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
+
+LIBRARY = os.path.dirname(PROGRAMS["libcuda"])
+REPLAY_S = 150
+ONE_TENANT = TENANTS[:2]
+MPS = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent", "CUDA_MPS_LOG_DIRECTORY": "/nonexistent"}
+
+# What a client calls of the driver, with an error that the call can have.
+CLIENT_CALLS = {
+    "cuInit": "NO_DEVICE",
+    "cuDeviceGet": "INVALID_DEVICE",
+    "cuDeviceGetAttribute": "INVALID_VALUE",
+    "cuMemGetAllocationGranularity": "INVALID_VALUE",
+    "cuCtxGetCurrent": "NOT_INITIALIZED",
+    "cuDevicePrimaryCtxRetain": "OUT_OF_MEMORY",
+    "cuCtxSetCurrent": "INVALID_CONTEXT",
+    "cuMemAddressReserve": "OUT_OF_MEMORY",
+    "cuMemImportFromShareableHandle": "INVALID_VALUE",
+    "cuMemMap": "OUT_OF_MEMORY",
+    "cuMemSetAccess": "OUT_OF_MEMORY",
+    "cuMemcpyHtoD_v2": "ECC_UNCORRECTABLE",
+    "cuMemcpyDtoH_v2": "ILLEGAL_ADDRESS",
+    "cuMemUnmap": "INVALID_VALUE",
+    "cuMemRelease": "INVALID_VALUE",
+    "cuMemAddressFree": "INVALID_VALUE",
+    "cuDevicePrimaryCtxRelease_v2": "INVALID_CONTEXT",
+}
+FAILURES_EACH = (1, 2, 5)
+
+
+def environment(gpus, **more):
+    return dict({"FAKECUDA": "gpus=%d,mem=1G" % gpus, "LD_LIBRARY_PATH": LIBRARY}, **more)
+
+
+def trace_of(requests, folder):
+    path = "%s/trace-%d" % (folder, requests)
+    if not os.path.exists(path):
+        with open(PROGRAMS["trace"]) as whole, open(path, "w") as part:
+            part.writelines(itertools.islice(whole, requests))
+    return path
+
+
+class World:
+    """A broker with so many GPUs, and what runs on it."""
+
+    def __init__(self, gpus, size, more=(), args=TENANTS):
+        self.env = dict(os.environ, **environment(gpus))
+        self.broker = Broker(PROGRAMS, args=(*args, "--max-pages", "65536"), env=environment(gpus, **MPS),
+                             devices=["cuda:%d=%s" % (i, size) for i in range(gpus)] + list(more))
+        assert self.broker.code is None, self.broker.text()
+        self.folder = tempfile.mkdtemp(dir=self.broker.dir)
+
+    def replay(self, device, requests, regions=1, clients=2, more=()):
+        return subprocess.Popen(
+            [PROGRAMS["kvb-replay"], "--trace", trace_of(requests, self.folder), "--broker", self.broker.sock,
+             "--device", device, "--clients", str(clients), "--page-bytes", "64K", "--regions", str(regions),
+             "--verify", "--json", *more],
+            env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def client(self, mode, tenant="default", regions=2, fail=None):
+        env = dict(self.env)
+        if fail:
+            env["FAKECUDA"] += ",fail=" + fail
+        return subprocess.Popen([PROGRAMS["client"], self.broker.sock, tenant, "0", str(regions), mode],
+                                env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    def gpus(self):
+        return [d for d in self.broker.json("gpu", "list")["devices"] if d["driver"] != "host"]
+
+    def owner(self, n=0):
+        return self.gpus()[n]["owner_pid"]
+
+    def end(self):
+        try:
+            self.broker.check_at_rest()
+            self.broker.stop()
+        finally:
+            self.broker.kill()
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=REPLAY_S)
+    assert process.returncode == code, (process.returncode, out[-500:], err[-1500:])
+    return json.loads(out.splitlines()[-1]) if out.startswith("{") else out
+
+
+def right(result):
+    assert result["corrupt"] == 0 and result["pages_verified"] >= result["hit_blocks"] > 0, result
+    assert result["hit_blocks_device"] == result["hit_blocks"], result
+    return result["hit_blocks"]
+
+
+def maps_libcuda(pid):
+    with open("/proc/%d/maps" % pid) as f:
+        return "libcuda" in f.read()
+
+
+def i9_the_daemon_calls_no_driver(world):
+    gpu = world.gpus()[0]
+    assert gpu["driver"] == "fakecuda", gpu
+    assert maps_libcuda(gpu["owner_pid"]) and not maps_libcuda(world.broker.proc.pid)
+    with open("/proc/%d/environ" % gpu["owner_pid"]) as f:
+        assert "CUDA_MPS" not in f.read(), "the owner could have joined an MPS server"
+
+
+def replays_at_once(gpus, size, requests, regions):
+    world = World(gpus, size, args=ONE_TENANT)
+    try:
+        assert len(world.gpus()) == gpus
+        i9_the_daemon_calls_no_driver(world)
+        hits = [right(finish(p)) for p in
+                [world.replay("cuda:%d" % i, requests, regions, clients=2 if gpus < 8 else 1)
+                 for i in range(gpus)]]
+        assert max(hits) <= 1.05 * min(hits), hits
+        world.end()
+        return "%d hits" % hits[0]
+    finally:
+        world.broker.kill()
+
+
+def hits_are_those_of_host_memory():
+    world = World(1, "128M", more=["host:0=128M"], args=ONE_TENANT)
+    try:
+        gpu, host = [right(finish(world.replay(device, 600, clients=1))) for device in ("cuda:0", "host:0")]
+        assert abs(gpu - host) <= 0.02 * host, (gpu, host)
+        world.end()
+        return "%d and %d" % (gpu, host)
+    finally:
+        world.broker.kill()
+
+
+def ready(replay):
+    """Its clients; all of them have their memory and are at work."""
+    def children():
+        assert replay.poll() is None, replay.communicate()
+        with open("/proc/%d/task/%d/children" % (replay.pid, replay.pid)) as f:
+            return [int(x) for x in f.read().split()]
+    return wait_until(lambda: len(children()) == 3 and children(), "clients do not start")
+
+
+def fault_059_client_killed(world):
+    replay = world.replay("cuda:0", 3000, clients=3, more=("--speed", "2"))
+    pids = ready(replay)
+    wait_until(lambda: world.broker.json("status")["clients"] == 3, "clients do not come")
+    os.kill(pids[1], signal.SIGKILL)
+    _, err = replay.communicate(timeout=REPLAY_S)
+    assert replay.returncode == 1 and "killed by signal 9" in err, (replay.returncode, err)
+    world.broker.check_at_rest()
+    right(finish(world.replay("cuda:0", 300)))
+
+
+def owner_killed(world):
+    """What is granted stays; what is wanted next comes from a new owner."""
+    replay = world.replay("cuda:0", 400, clients=3, more=("--speed", "300"))
+    ready(replay)
+    wait_until(lambda: world.gpus()[0]["granted_bytes"] > 0, "no memory is granted")
+    old = world.owner()
+    os.kill(old, signal.SIGKILL)
+    right(finish(replay))
+    world.broker.check_at_rest()
+    finish(world.client("life"))
+    new = wait_until(world.owner, "no owner comes back")
+    assert new != old and maps_libcuda(new), (old, new)
+
+
+def owner_killed_again_and_again(world):
+    """Jobs in flight may fail, softly; nothing else does, and nothing is left behind."""
+    lived = 0
+    for _ in range(10):
+        client = world.client("life")
+        pid = world.owner()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        out, err = client.communicate(timeout=WAIT_S)
+        assert client.returncode in (0, 1), (client.returncode, out, err)
+        assert client.returncode == 0 or "grow" in err or "alloc" in err, err
+        lived += client.returncode == 0
+        world.broker.check_at_rest()
+    finish(world.client("life"))
+    return "%d of 10 got their memory" % lived
+
+
+def fault_083_call_of_a_client_fails(world, call):
+    ended = 0
+    for k in FAILURES_EACH:
+        client = world.client("life", fail="%s:%d:%s" % (call, k, CLIENT_CALLS[call]))
+        out, err = client.communicate(timeout=WAIT_S)
+        assert client.returncode in (0, 1), (k, client.returncode, out, err)
+        assert client.returncode == 0 or ("end_to_end_client: " in err and len(err) > 40), (k, err)
+        ended += client.returncode
+        world.broker.check_at_rest()
+    finish(world.client("life"))
+    world.broker.check_at_rest()
+    return "%d of %d ended" % (ended, len(FAILURES_EACH))
+
+
+def fault_086_no_library(world):
+    client = world.client("life")
+    finish(client)
+    world.env.pop("LD_LIBRARY_PATH")
+    try:
+        if os.path.exists("/usr/lib/x86_64-linux-gnu/libcuda.so.1"):
+            return "not run: this machine has a driver"
+        _, err = world.client("life").communicate(timeout=WAIT_S)
+        assert "libcuda" in err, err
+    finally:
+        world.env["LD_LIBRARY_PATH"] = LIBRARY
+    world.broker.check_at_rest()
+    return None
+
+
+def i2_memory_that_changes_hands_reads_zero():
+    world = World(1, "64M", args=(*ONE_TENANT, "--tenant", "other,uid=%d" % os.getuid()))
+    lender = None
+    try:
+        lender = world.client("lend", regions=1)
+        assert lender.stdout.readline() == "ready\n", lender.communicate()
+        said = finish(world.client("clean", tenant="other", regions=1))
+        assert said.startswith("clean "), said
+        finish(lender)
+        # And what the dead leave behind; `other` has never written anything.
+        for _ in range(3):
+            dead = world.client("lend", regions=1)
+            assert dead.stdout.readline() == "ready\n", dead.communicate()
+            dead.kill()
+            dead.communicate()
+            said = finish(world.client("clean", tenant="other", regions=1))
+        world.end()
+        return said.strip()
+    finally:
+        if lender:
+            lender.kill()
+            lender.wait()
+        world.broker.kill()
+
+
+def everything_is_given_back(world):
+    fds = world.broker.count_fds()
+    finish(world.client("life"))
+    world.broker.check_empty(fds)
+    world.broker.stop()
+
+
+def main():
+    world = World(1, "256M")
+    cases = [
+        ("replay_one_gpu", lambda: replays_at_once(1, "256M", 800, 1)),
+        ("replay_one_gpu_32_regions", lambda: replays_at_once(1, "256M", 300, 32)),
+        ("replay_two_gpus", lambda: replays_at_once(2, "128M", 400, 1)),
+        ("replay_eight_gpus", lambda: replays_at_once(8, "64M", 150, 1)),
+        ("replay_eight_gpus_32_regions", lambda: replays_at_once(8, "64M", 60, 32)),
+        ("hits_are_those_of_host_memory", hits_are_those_of_host_memory),
+        ("i2_memory_that_changes_hands_reads_zero", i2_memory_that_changes_hands_reads_zero),
+        ("fault_059_client_killed", lambda: fault_059_client_killed(world)),
+        ("fault_083_owner_killed", lambda: owner_killed(world)),
+        ("fault_083_owner_killed_again_and_again", lambda: owner_killed_again_and_again(world)),
+        *[("fault_083_client_" + call, lambda c=call: fault_083_call_of_a_client_fails(world, c))
+          for call in CLIENT_CALLS],
+        ("fault_086_client_without_a_driver", lambda: fault_086_no_library(world)),
+        ("fault_056_all_is_zero_at_the_end", lambda: everything_is_given_back(world)),
+    ]
+    print("1..%d" % len(cases), flush=True)
+    try:
+        for n, (name, run) in enumerate(cases, 1):
+            report(n, name, run)
+    finally:
+        world.broker.kill()
+
+
+main()
