@@ -292,7 +292,8 @@ static void send_fds(int socket, const int *fds, uint32_t n)
 		char bytes[CMSG_SPACE(BATCH * sizeof(int))];
 		struct cmsghdr align;
 	} control = { .bytes = { 0 } };
-	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	char byte = 0;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
 	struct msghdr msg = { .msg_iov = &iov,
 			      .msg_iovlen = 1,
 			      .msg_control = control.bytes,
