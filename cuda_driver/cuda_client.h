@@ -78,8 +78,10 @@ int cuda_client_map(struct cuda_client *client, uint32_t n, uint64_t handle_byte
 int cuda_client_unmap(struct cuda_client *client, uint64_t address, uint64_t bytes);
 
 /*
- * Copies between host memory and mapped addresses, by the copy engine, and waits. For tools and
- * tests that look at contents: pageable memory, one at a time, no speed to speak of.
+ * Copies between host memory and mapped addresses, and waits: when it returns another process sees
+ * the bytes. For tools and tests that look at contents: pageable memory, one at a time, no speed to
+ * speak of, and copy_to waits for all else that the context does.
+ * 0; by cuda_error.h.
  */
 int cuda_client_copy_to(struct cuda_client *client, uint64_t address, const void *from,
 			uint64_t bytes);
