@@ -143,7 +143,8 @@ struct kvb {
 	uint64_t spin_ns;
 	uint64_t timeout_ns;
 	long hang_up_tick;
-	uint64_t grants; /* grant messages handled */
+	uint64_t grants;   /* grant messages handled */
+	uint64_t refusals; /* of them, those that could not be mapped; the error text says why */
 	uint32_t magazine_size;
 	uint32_t call_operand, call_bytes; /* parts of the operand area */
 	uint32_t magazine_operand, magazine_bytes;

@@ -410,6 +410,7 @@ int64_t kvb_space_grow(struct kvb_space *s, uint64_t pages, uint64_t timeout_ns)
 	};
 	struct kvb *kvb = s->kvb;
 	const uint64_t slack = kvb->timeout_ns;
+	const uint64_t refusals = kvb->refusals;
 	struct kvb_cqe cqe;
 	int rc;
 
@@ -421,6 +422,9 @@ int64_t kvb_space_grow(struct kvb_space *s, uint64_t pages, uint64_t timeout_ns)
 	if (rc)
 		return rc;
 	kvb_ring_deferred(kvb);
+	/* Memory came and could not be mapped: that is what is to be told. */
+	if (cqe.res < 0 && kvb->refusals != refusals)
+		return cqe.res;
 	if (cqe.res < 0)
 		return kvb_fail(kvb, cqe.res,
 				"cannot grow by %u slabs: %s (broker-ctl tenant show)", sqe.count,

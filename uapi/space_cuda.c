@@ -42,8 +42,9 @@ static int fail_open(struct kvb_space *s, int err)
 				cuda_load_error());
 	case ENODEV:
 		return kvb_fail(s->kvb, err,
-				"this process has no cuda:%u (CUDA_VISIBLE_DEVICES renumbers GPUs)",
-				s->device);
+				"this process has no cuda:%u: %s (CUDA_VISIBLE_DEVICES renumbers "
+				"GPUs)",
+				s->device, cuda_error_last());
 	case EXDEV:
 		return kvb_fail(s->kvb, err,
 				"the current context of this thread is not of cuda:%u: make one of "
