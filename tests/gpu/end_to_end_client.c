@@ -3,13 +3,16 @@
 /*
  * A small engine on a GPU, for the end-to-end test.
  *
- *   end_to_end_client SOCKET TENANT GPU REGIONS MODE
+ *   end_to_end_client SOCKET TENANT GPU REGIONS MODE [CONTEXT]
  *
  * Modes:
  *   life    everything once, each byte checked
  *   lend    takes all the memory there is and fills it, prints `ready`, gives back what is asked
  *           for, ends with its input
  *   clean   takes one slab more; all the pages it can get must read zero
+ *
+ * CONTEXT is a GPU whose primary context is made current first, as an engine does, and must be
+ * current at the end; without it the thread has none, before and after.
  *
  * Exit status: 0 all was well; 1 a call failed, and stderr says which and why; 3 bytes are not what
  * they must be, which no failure of a driver may lead to.
@@ -21,6 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cuda_driver/cuda_api.h"
 #include "uapi/libkvbroker.h"
 
 #define STRIDE_BYTES 65536u
@@ -174,6 +178,31 @@ static void expect_clean(struct engine *e)
 	printf("clean %lld\n", (long long)n);
 }
 
+/* ---- the context of the thread ------------------------------------------------------------- */
+
+static cu_context context;
+
+static void enter_context(int gpu)
+{
+	const struct cuda_api *api;
+	cu_device device;
+
+	if (cuda_load(&api) || api->init(0) || api->device_get(&device, gpu) ||
+	    api->primary_ctx_retain(&context, device) || api->ctx_set_current(context)) {
+		fprintf(stderr, "end_to_end_client: no context: %s\n", cuda_load_error());
+		exit(1);
+	}
+}
+
+static void must_be_in_context(const struct engine *e)
+{
+	const struct cuda_api *api;
+	cu_context now = NULL;
+
+	must(cuda_load(&api) == 0 && api->ctx_get_current(&now) == CU_OK && now == context, e,
+	     "the thread's current context is not what it was");
+}
+
 int main(int argc, char **argv)
 {
 	struct kvb_params params = { .name = "end-to-end", .magazine = 1 };
@@ -182,8 +211,10 @@ int main(int argc, char **argv)
 	static struct engine e;
 	char why[256] = "";
 
-	if (argc != 6)
+	if (argc < 6)
 		return 2;
+	if (argc > 6)
+		enter_context(atoi(argv[6]));
 	params.socket = argv[1];
 	params.tenant = argv[2];
 	geometry.device_ordinal = (uint32_t)atoi(argv[3]);
@@ -196,6 +227,8 @@ int main(int argc, char **argv)
 		lend(&e);
 	else
 		expect_clean(&e);
-	kvb_disconnect(e.kvb);
+	must_be_in_context(&e);
+	e.kvb = kvb_disconnect(e.kvb);
+	must_be_in_context(&e);
 	return 0;
 }
