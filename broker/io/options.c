@@ -70,7 +70,7 @@ static const char options_help[] =
 	"  --drain MS                 after SIGTERM, for clients to leave; default 5000\n"
 	"  --owner-deadline MS        for a request to the process that keeps a GPU's memory; "
 	"default\n"
-	"                             30000\n"
+	"                             5000\n"
 	"  --spin-us N                how long an idle ring stays polled; default 50\n"
 	"  --io auto|uring|epoll      where events come from; default auto\n"
 	"  --no-huge-pages            do not ask for huge pages for the tables\n"
@@ -527,7 +527,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.attach_deadline_ns = 5000 * MS_NS,
 		.drain_ns = 5000 * MS_NS,
 		.spin_ns = 50 * US_NS,
-		.owner_deadline_ns = 30000 * MS_NS,
+		.owner_deadline_ns = 5000 * MS_NS,
 		.log_level = LOG_LEVEL_INFO,
 		.admins_max = 32,
 		.socket_mode = 0660,

@@ -77,16 +77,19 @@ static bool owner_is_cancelled(struct owner *o)
  */
 static void owner_end(struct owner *o, int leave_ms, const char *what)
 {
+	struct owner_process process = o->process;
 	char how[80] = "";
 
+	process.fd = -1;
 	pthread_mutex_lock(&o->lock);
 	if (o->process.fd >= 0)
 		close(o->process.fd);
 	o->process.fd = -1;
 	o->info.owner_pid = 0;
 	pthread_mutex_unlock(&o->lock);
-	owner_process_end(&o->process, leave_ms, how, sizeof(how));
+	owner_process_end(&process, leave_ms, how, sizeof(how));
 	pthread_mutex_lock(&o->lock);
+	o->process = process;
 	o->info.failed = true;
 	snprintf(o->info.why, sizeof(o->info.why), "%.*s%s%s", OWNER_WHY_BYTES, what,
 		 how[0] ? "; " : "", how);
