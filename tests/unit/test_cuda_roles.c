@@ -599,6 +599,98 @@ START_TEST(client_open_fails_cleanly)
 }
 END_TEST
 
+static const char *const info_calls[] = {
+	"cuDeviceGetName",
+	"cuDeviceGetUuid",
+	"cuDeviceTotalMem",
+	"cuDriverGetVersion",
+};
+#define INFO_CALLS ((int)(sizeof(info_calls) / sizeof(info_calls[0])))
+
+START_TEST(owner_open_fails_cleanly)
+{
+	const char *call = info_calls[_i];
+	struct cuda_owner *owner;
+	char fail[96];
+
+	snprintf(fail, sizeof(fail), ",fail=%s%s:1:NOT_PERMITTED", call,
+		 strstr(call, "Uuid") || strstr(call, "TotalMem") ? "_v2" : "");
+	fake_set(1, fail);
+	ck_assert_int_eq(cuda_owner_open(0, &owner), -EPERM);
+	ck_assert_ptr_nonnull(strstr(cuda_error_last(), call));
+	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
+	ck_assert_ptr_null(cuda_owner_close(owner));
+}
+END_TEST
+
+/* Where a device sits is good to know, and no reason to refuse it. */
+START_TEST(owner_opens_without_a_place)
+{
+	const struct cuda_owner_info *info;
+	struct cuda_owner *owner;
+
+	/* The attributes before it are those that say whether memory can be shared. */
+	fake_set(1, ",numa=1,fail=cuDeviceGetPCIBusId:1:UNKNOWN"
+		    ",fail=cuDeviceGetAttribute:3:INVALID_VALUE");
+	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
+	info = cuda_owner_info(owner);
+	ck_assert_str_eq(info->pci_id, "");
+	ck_assert_int_eq(info->numa_node, CUDA_NUMA_UNKNOWN);
+	cuda_owner_close(owner);
+}
+END_TEST
+
+START_TEST(client_ranges_fail_cleanly)
+{
+	struct roles r;
+	uint64_t address = 0;
+
+	roles_open(&r, ",fail=cuMemAddressReserve:2:OUT_OF_MEMORY"
+		       ",fail=cuMemAddressFree:1:OPERATING_SYSTEM");
+	roles_create(&r, BATCH);
+	ck_assert_int_eq(cuda_client_reserve(r.client, HANDLE_BYTES, &address), -ENOMEM);
+	ck_assert_int_eq(cuda_client_reserve(r.client, HANDLE_BYTES, &address), 0);
+	ck_assert_int_eq(roles_map(&r, BATCH), 0);
+	ck_assert_int_eq(cuda_client_unreserve(r.client, r.base), -EIO);
+	ck_assert_int_eq(cuda_client_unreserve(r.client, r.base), -ENOENT);
+	ck_assert_int_eq(cuda_client_unreserve(r.client, address), 0);
+	roles_drop(&r, BATCH);
+	roles_close(&r);
+}
+END_TEST
+
+static const char *const copy_calls[] = {
+	"cuCtxGetCurrent",
+	"cuCtxSetCurrent",
+	"cuMemcpyHtoD",
+	"cuCtxSynchronize",
+};
+#define COPY_CALLS ((int)(sizeof(copy_calls) / sizeof(copy_calls[0])))
+
+/* Not one that sticks: the same copy works the next time. */
+START_TEST(client_copy_fails_cleanly)
+{
+	const char *call = copy_calls[_i];
+	/* Opening and reserving have asked for the context before, mapping does it once more. */
+	int k = strstr(call, "GetCurrent") ? 4 : strstr(call, "SetCurrent") ? 5 : 1;
+	uint64_t word = 7;
+	struct roles r;
+	char fail[96];
+
+	snprintf(fail, sizeof(fail), ",fail=%s%s:%d:NOT_READY", call,
+		 strstr(call, "Memcpy") ? "_v2" : "", k);
+	roles_open(&r, fail);
+	roles_create(&r, 1);
+	ck_assert_int_eq(roles_map(&r, 1), 0);
+	ck_assert_int_eq(cuda_client_copy_to(r.client, r.base, &word, sizeof(word)), -EBUSY);
+	ck_assert_ptr_nonnull(strstr(cuda_error_last(), call));
+	roles_write(&r, r.base, word);
+	ck_assert_uint_eq(roles_read(&r, r.base), word);
+	roles_drop(&r, 1);
+	roles_close(&r);
+}
+END_TEST
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
@@ -624,6 +716,10 @@ int main(void)
 		{ &client_uses_the_context_of_the_engine, 0 },
 		{ &client_survives_an_error_that_sticks, 0 },
 		{ &client_open_fails_cleanly, 0, OPEN_CALLS },
+		{ &owner_open_fails_cleanly, 0, INFO_CALLS },
+		{ &owner_opens_without_a_place, 0 },
+		{ &client_ranges_fail_cleanly, 0 },
+		{ &client_copy_fails_cleanly, 0, COPY_CALLS },
 		{ NULL, 0 },
 	};
 	int status;
