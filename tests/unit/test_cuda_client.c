@@ -1,290 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The two sides of a CUDA device, over the stand-in driver: what they promise in cuda_owner.h and
- * cuda_client.h, with each call of theirs failing once.
- *
- * Every case runs in a process of its own and sets the stand-in up before the driver is loaded: a
- * small device that no other process shares, so that whether memory came back is asked by taking
- * all of it.
+ * The client's side of a CUDA device keeps what cuda_client.h promises, with each of its calls
+ * failing once, over the stand-in driver; and memory goes through the hands of several processes.
  */
 
-#include "tests/unit/suite.h"
-#include "cuda_driver/cuda_api.h"
-#include "cuda_driver/cuda_client.h"
-#include "cuda_driver/cuda_error.h"
-#include "cuda_driver/cuda_owner.h"
+#include "tests/unit/cuda_roles.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define MIB (1ull << 20)
-#define DEVICE_BYTES (64 * MIB)
-#define HANDLE_BYTES (4 * MIB)
-#define HANDLES 16u /* of the whole device */
-#define BATCH 4u
-
-struct roles {
-	const struct cuda_api *api;
-	struct cuda_owner *owner;
-	struct cuda_client *client;
-	uint64_t base; /* of a range as long as the device */
-	uint64_t tokens[HANDLES];
-	uint64_t addresses[HANDLES]; /* adjacent, from base */
-	int fds[HANDLES];
-};
-
-/* Of the stand-in's devices; a case that ends while memory is held leaves its own behind. */
-static char fake_dir[] = "/dev/shm/kvb-cuda-roles.XXXXXX";
-
-static void fake_dir_remove(void)
-{
-	DIR *d = opendir(fake_dir);
-
-	for (struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d))
-		unlinkat(dirfd(d), e->d_name, 0);
-	if (d)
-		closedir(d);
-	rmdir(fake_dir);
-}
-
-/* Before the first call to the driver. `more` begins with a comma, or is "". */
-static void fake_set(unsigned int gpus, const char *more)
-{
-	char text[256];
-
-	snprintf(text, sizeof(text), "gpus=%u,mem=64M,lat=*:0us,dir=%s,node=p%d%s", gpus, fake_dir,
-		 (int)getpid(), more);
-	ck_assert_int_eq(setenv("FAKECUDA", text, 1), 0);
-}
-
-static void roles_open(struct roles *r, const char *more)
-{
-	memset(r, 0, sizeof(*r));
-	fake_set(1, more);
-	ck_assert_msg(cuda_load(&r->api) == 0, "%s", cuda_load_error());
-	ck_assert_int_eq(cuda_owner_open(0, &r->owner), 0);
-	ck_assert_int_eq(cuda_client_open(0, &r->client), 0);
-	ck_assert_int_eq(cuda_client_reserve(r->client, DEVICE_BYTES, &r->base), 0);
-	for (uint32_t i = 0; i < HANDLES; i++)
-		r->addresses[i] = r->base + i * HANDLE_BYTES;
-}
-
-static void roles_create(struct roles *r, uint32_t n)
-{
-	ck_assert_int_eq(cuda_owner_create(r->owner, n, HANDLE_BYTES, r->tokens, r->fds), 0);
-}
-
-static void roles_drop(struct roles *r, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		close(r->fds[i]);
-	ck_assert_int_eq(cuda_owner_release(r->owner, n, r->tokens), 0);
-}
-
-/* The whole device can be had, so nobody holds any of it. */
-static void roles_expect_all_free(struct roles *r)
-{
-	roles_create(r, HANDLES);
-	roles_drop(r, HANDLES);
-	ck_assert_uint_eq(cuda_owner_count(r->owner), 0);
-}
-
-static void roles_close(struct roles *r)
-{
-	r->client = cuda_client_close(r->client);
-	roles_expect_all_free(r);
-	r->owner = cuda_owner_close(r->owner);
-	ck_assert_ptr_null(r->client);
-	ck_assert_ptr_null(r->owner);
-}
-
-static int roles_map(struct roles *r, uint32_t n)
-{
-	return cuda_client_map(r->client, n, HANDLE_BYTES, r->fds, r->addresses);
-}
-
-static uint64_t roles_read(struct roles *r, uint64_t address)
-{
-	uint64_t word = 0;
-
-	ck_assert_int_eq(cuda_client_copy_from(r->client, &word, address, sizeof(word)), 0);
-	return word;
-}
-
-static void roles_write(struct roles *r, uint64_t address, uint64_t word)
-{
-	ck_assert_int_eq(cuda_client_copy_to(r->client, address, &word, sizeof(word)), 0);
-}
-
-static uint32_t open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	uint32_t n = 0;
-
-	ck_assert_ptr_nonnull(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
-
-START_TEST(owner_tells_about_its_device)
-{
-	const struct cuda_owner_info *info;
-	struct cuda_owner *owner;
-
-	fake_set(2, ",numa=0:1");
-	ck_assert_int_eq(cuda_owner_open(1, &owner), 0);
-	info = cuda_owner_info(owner);
-	ck_assert_int_eq(strncmp(info->name, "fakecuda", 8), 0);
-	ck_assert_uint_eq(info->total_bytes, DEVICE_BYTES);
-	ck_assert_uint_eq(info->granularity_bytes, 2 * MIB);
-	ck_assert_int_eq(info->numa_node, 1);
-	ck_assert_int_ge(info->driver_version, 12000);
-	ck_assert_uint_gt(strlen(info->pci_id), 0);
-	cuda_owner_close(owner);
-	ck_assert_int_eq(cuda_owner_open(2, &owner), -ENODEV);
-	ck_assert_int_eq(cuda_owner_open(UINT32_MAX, &owner), -ENODEV);
-}
-END_TEST
-
-START_TEST(owner_has_no_context)
-{
-	struct cuda_owner *owner;
-	const struct cuda_api *api;
-	cu_context context = NULL;
-	uint64_t token;
-	int fd;
-
-	fake_set(1, ",fail=cuDevicePrimaryCtxRetain:1+:UNKNOWN,fail=cuCtxSetCurrent:1+:UNKNOWN");
-	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
-	ck_assert_int_eq(cuda_owner_create(owner, 1, HANDLE_BYTES, &token, &fd), 0);
-	ck_assert_int_eq(cuda_load(&api), 0);
-	ck_assert_int_eq(api->ctx_get_current(&context), CU_OK);
-	ck_assert_ptr_null(context);
-	ck_assert_int_eq(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
-	close(fd);
-	cuda_owner_close(owner);
-}
-END_TEST
-
-START_TEST(owner_refuses_what_cannot_be)
-{
-	struct roles r;
-
-	roles_open(&r, "");
-	ck_assert_int_eq(cuda_owner_create(r.owner, 0, HANDLE_BYTES, r.tokens, r.fds), -EINVAL);
-	ck_assert_int_eq(cuda_owner_create(r.owner, 1, 0, r.tokens, r.fds), -EINVAL);
-	ck_assert_int_eq(cuda_owner_create(r.owner, 1, 3 * MIB, r.tokens, r.fds), -EINVAL);
-	ck_assert_int_eq(cuda_owner_create(r.owner, CUDA_OWNER_HANDLES_MAX + 1, HANDLE_BYTES,
-					   r.tokens, r.fds),
-			 -ENOSPC);
-	ck_assert_uint_eq(cuda_owner_count(r.owner), 0);
-	roles_close(&r);
-}
-END_TEST
-
-START_TEST(owner_out_of_memory_is_soft)
-{
-	uint64_t token;
-	struct roles r;
-	int fd;
-
-	roles_open(&r, "");
-	roles_create(&r, HANDLES);
-	ck_assert_int_eq(cuda_owner_create(r.owner, 1, HANDLE_BYTES, &token, &fd), -ENOMEM);
-	ck_assert(!cuda_error_is_sticky(cuda_error_last_result()));
-	ck_assert_str_eq(cuda_error_last(), "cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY (2)");
-	roles_drop(&r, HANDLES);
-	roles_close(&r);
-}
-END_TEST
-
-START_TEST(owner_tokens_are_never_given_twice)
-{
-	struct roles r;
-	uint64_t late, invented[] = { 0, UINT64_MAX };
-
-	roles_open(&r, "");
-	roles_create(&r, 1);
-	late = r.tokens[0];
-	roles_drop(&r, 1);
-	roles_create(&r, 1);
-	ck_assert(r.tokens[0] != late);
-	ck_assert_int_eq(cuda_owner_release(r.owner, 1, &late), -ENOENT);
-	ck_assert_int_eq(cuda_owner_release(r.owner, 2, invented), -ENOENT);
-	ck_assert_uint_eq(cuda_owner_count(r.owner), 1);
-	roles_drop(&r, 1);
-	roles_close(&r);
-}
-END_TEST
-
-/* A bad token among good ones does not keep the good ones. */
-START_TEST(owner_releases_what_it_can)
-{
-	struct roles r;
-	uint64_t mixed[3];
-
-	roles_open(&r, "");
-	roles_create(&r, 2);
-	mixed[0] = r.tokens[0];
-	mixed[1] = r.tokens[0];
-	mixed[2] = r.tokens[1];
-	ck_assert_int_eq(cuda_owner_release(r.owner, 3, mixed), -ENOENT);
-	ck_assert_uint_eq(cuda_owner_count(r.owner), 0);
-	close(r.fds[0]);
-	close(r.fds[1]);
-	roles_close(&r);
-}
-END_TEST
-
-static void owner_create_fails(const char *fail)
-{
-	struct roles r;
-	uint32_t fds_before;
-
-	roles_open(&r, fail);
-	fds_before = open_fds();
-	ck_assert_int_eq(cuda_owner_create(r.owner, BATCH, HANDLE_BYTES, r.tokens, r.fds), -ENOMEM);
-	ck_assert_uint_eq(cuda_owner_count(r.owner), 0);
-	ck_assert_uint_eq(open_fds(), fds_before);
-	roles_close(&r);
-}
-
-START_TEST(owner_create_is_all_or_nothing_when_create_fails)
-{
-	owner_create_fails(",fail=cuMemCreate:3:OUT_OF_MEMORY");
-}
-END_TEST
-
-START_TEST(owner_create_is_all_or_nothing_when_export_fails)
-{
-	owner_create_fails(",fail=cuMemExportToShareableHandle:3:OUT_OF_MEMORY");
-}
-END_TEST
-
-START_TEST(owner_forgets_a_handle_whose_release_failed)
-{
-	struct roles r;
-
-	roles_open(&r, ",fail=cuMemRelease:1:OPERATING_SYSTEM");
-	roles_create(&r, 1);
-	close(r.fds[0]);
-	ck_assert_int_eq(cuda_owner_release(r.owner, 1, r.tokens), -EIO);
-	ck_assert_uint_eq(cuda_owner_count(r.owner), 0);
-	ck_assert_int_eq(cuda_owner_release(r.owner, 1, r.tokens), -ENOENT);
-	cuda_client_close(r.client);
-	cuda_owner_close(r.owner);
-}
-END_TEST
 
 static void send_fds(int socket, const int *fds, uint32_t n)
 {
@@ -599,47 +329,6 @@ START_TEST(client_open_fails_cleanly)
 }
 END_TEST
 
-static const char *const info_calls[] = {
-	"cuDeviceGetName",
-	"cuDeviceGetUuid",
-	"cuDeviceTotalMem",
-	"cuDriverGetVersion",
-};
-#define INFO_CALLS ((int)(sizeof(info_calls) / sizeof(info_calls[0])))
-
-START_TEST(owner_open_fails_cleanly)
-{
-	const char *call = info_calls[_i];
-	struct cuda_owner *owner;
-	char fail[96];
-
-	snprintf(fail, sizeof(fail), ",fail=%s%s:1:NOT_PERMITTED", call,
-		 strstr(call, "Uuid") || strstr(call, "TotalMem") ? "_v2" : "");
-	fake_set(1, fail);
-	ck_assert_int_eq(cuda_owner_open(0, &owner), -EPERM);
-	ck_assert_ptr_nonnull(strstr(cuda_error_last(), call));
-	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
-	ck_assert_ptr_null(cuda_owner_close(owner));
-}
-END_TEST
-
-/* Where a device sits is good to know, and no reason to refuse it. */
-START_TEST(owner_opens_without_a_place)
-{
-	const struct cuda_owner_info *info;
-	struct cuda_owner *owner;
-
-	/* The attributes before it are those that say whether memory can be shared. */
-	fake_set(1, ",numa=1,fail=cuDeviceGetPCIBusId:1:UNKNOWN"
-		    ",fail=cuDeviceGetAttribute:3:INVALID_VALUE");
-	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
-	info = cuda_owner_info(owner);
-	ck_assert_str_eq(info->pci_id, "");
-	ck_assert_int_eq(info->numa_node, CUDA_NUMA_UNKNOWN);
-	cuda_owner_close(owner);
-}
-END_TEST
-
 START_TEST(client_ranges_fail_cleanly)
 {
 	struct roles r;
@@ -690,19 +379,9 @@ START_TEST(client_copy_fails_cleanly)
 	roles_close(&r);
 }
 END_TEST
-
 int main(void)
 {
 	static const struct suite_case cases[] = {
-		{ &owner_tells_about_its_device, 0 },
-		{ &owner_has_no_context, 0 },
-		{ &owner_refuses_what_cannot_be, 0 },
-		{ &owner_out_of_memory_is_soft, 0 },
-		{ &owner_tokens_are_never_given_twice, 0 },
-		{ &owner_releases_what_it_can, 0 },
-		{ &owner_create_is_all_or_nothing_when_create_fails, 0 },
-		{ &owner_create_is_all_or_nothing_when_export_fails, 0 },
-		{ &owner_forgets_a_handle_whose_release_failed, 0 },
 		{ &contents_outlive_owner_and_mapping, 0 },
 		{ &memory_created_again_reads_zero, 0 },
 		{ &client_needs_no_fd_after_map, 0 },
@@ -716,19 +395,10 @@ int main(void)
 		{ &client_uses_the_context_of_the_engine, 0 },
 		{ &client_survives_an_error_that_sticks, 0 },
 		{ &client_open_fails_cleanly, 0, OPEN_CALLS },
-		{ &owner_open_fails_cleanly, 0, INFO_CALLS },
-		{ &owner_opens_without_a_place, 0 },
 		{ &client_ranges_fail_cleanly, 0 },
 		{ &client_copy_fails_cleanly, 0, COPY_CALLS },
 		{ NULL, 0 },
 	};
-	int status;
 
-	if (!mkdtemp(fake_dir)) {
-		perror(fake_dir);
-		return EXIT_FAILURE;
-	}
-	status = suite_run("cuda_roles", cases);
-	fake_dir_remove();
-	return status;
+	return roles_run("cuda_client", cases);
 }
