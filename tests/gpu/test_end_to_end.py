@@ -20,7 +20,7 @@ import tempfile
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
-from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
+from broker import BAD_WORDS, TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
 
 LIBRARY = os.path.dirname(PROGRAMS["libcuda"])
 REPLAY_S = 150
@@ -212,6 +212,7 @@ def fault_083_call_of_a_client_fails(world, call):
                               context=0 if call == "cuCtxGetDevice" else None)
         out, err = client.communicate(timeout=WAIT_S)
         assert client.returncode in (0, 1), (k, client.returncode, out, err)
+        assert not any(word in err for word in BAD_WORDS), (k, err)
         # A failure to restore the thread's context has no call of ours to be told by.
         assert client.returncode == 0 or name in err or "is not what it was" in err, (k, err)
         ended += client.returncode
