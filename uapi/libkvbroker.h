@@ -141,7 +141,8 @@ struct kvb_space_info {
 KVB_API void kvb_space_get_info(const struct kvb_space *space, struct kvb_space_info *ret);
 
 /* Asks for memory for at least `pages` more pages and maps it; waits up to timeout_ns for memory that
- * has to be revoked from others. Returns pages gained (whole slabs), -ENOSPC, -EDQUOT. */
+ * has to be revoked from others. Returns pages gained (whole slabs), -ENOSPC, -EDQUOT, -ENOMEM; what
+ * could not be mapped here is not counted, and if that is all, why it could not. */
 KVB_API int64_t kvb_space_grow(struct kvb_space *space, uint64_t pages, uint64_t timeout_ns);
 /* Asks to give about `pages` pages back; members have deadline_ns (0 = default). Returns pages on
  * their way out. The caller's own part completes in kvb_quiet_point(). */
