@@ -260,9 +260,13 @@ enum cu_result store_take(struct store *st, uint64_t bytes, int *ret_fd, uint64_
 	struct statvfs disk;
 	uint64_t first;
 
-	if (count > st->granules || fstatvfs(st->fd, &disk) < 0 ||
-	    disk.f_bavail * disk.f_frsize < bytes)
+	if (count > st->granules || fstatvfs(st->fd, &disk) < 0)
 		return result;
+	if (disk.f_bavail * disk.f_frsize < bytes) {
+		fprintf(stderr, "fakecuda: %s: no room; FAKECUDA=dir=PATH names another place\n",
+			st->path);
+		return result;
+	}
 	store_change_begin(st);
 	if (store_used(st) + count <= st->granules || store_repair(st) + count <= st->granules) {
 		first = store_run(st, count);
