@@ -7,6 +7,7 @@ grant at hand: what was granted stays, the next grant comes from a new owner, ot
 rings notice nothing, and nothing is left behind.
 
 usage: test_owner.py kvbrokerd=PATH broker-ctl=PATH client=PATH libcuda=PATH broker=PATH
+           fault-points=true|false: whether the daemon has them
 """
 
 import os
@@ -36,9 +37,10 @@ def environment(fail=""):
     return dict(ENV, FAKECUDA=ENV["FAKECUDA"] + fail)
 
 
-def broker_of(*devices, fail="", more=()):
+def broker_of(*devices, fail="", more=(), env=None):
     return Broker(PROGRAMS, args=(*TENANTS, "--owner-deadline", str(DEADLINE_MS), *more),
-                  env=dict(environment(fail), CUDA_MPS_PIPE_DIRECTORY="/nonexistent"), devices=list(devices))
+                  env=dict(environment(fail), CUDA_MPS_PIPE_DIRECTORY="/nonexistent", **(env or {})),
+                  devices=list(devices))
 
 
 class Engine:
@@ -321,6 +323,44 @@ def fault_083_call_fails(call, result):
     return "%d grants failed" % failed
 
 
+def fault_011_owner_cannot_be_started():
+    """Each of the daemon's own calls that start an owner fails once: at its start, or at a grant."""
+    refusals = grants = 0
+
+    def run(broker, engine):
+        nonlocal grants
+        e = engine("cuda:0")
+        pid = owner(broker)
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+        e.say("grow 1")
+        said = e.hear()
+        assert said in ("failed 12", "grown 1"), said
+        if said == "failed 12":
+            grants += 1
+            assert "cannot start an owner" in gpu(broker)["state"], gpu(broker)
+            e.do("grow 1", "grown 1")
+        e.do("check", "ok")
+        e.do("give", "ok")
+
+    for k in range(1, 11):
+        env = {"KVB_FAULT": "owner:%d" % k}
+        if grants or refusals < k - 1:
+            with_broker(run, "cuda:0=64M", env=env)
+            continue
+        broker = broker_of("cuda:0=64M", env=env)
+        if broker.code is not None:
+            assert broker.code == 1 and "device cuda:0: " in broker.text(), broker.text()
+            broker.check_words()
+            refusals += 1
+        else:
+            broker.stop()
+            with_broker(run, "cuda:0=64M", env=env)
+        broker.kill()
+    assert refusals >= 4 and grants >= 3, (refusals, grants)
+    return "%d refusals to start, %d grants failed" % (refusals, grants)
+
+
 def fault_086_no_driver():
     said = refused("cuda:0=64M", env={"LD_LIBRARY_PATH": ""})
     assert "device cuda:0: " in said and "libcuda.so.1" in said, said
@@ -351,6 +391,8 @@ def main():
         *[("fault_083_%s_%s" % (call, result), lambda c=call, r=result: fault_083_call_fails(c, r))
           for call in CALLS for result in RESULTS],
         *[("fault_083_opening_" + call, lambda c=call: fault_083_opening_fails(c)) for call in OPENING],
+        *([("fault_011_owner_cannot_be_started", fault_011_owner_cannot_be_started)]
+          if PROGRAMS["fault-points"] == "true" else []),
         ("fault_086_no_driver", fault_086_no_driver),
         ("what_cannot_be_is_refused", what_cannot_be_is_refused),
     ]
