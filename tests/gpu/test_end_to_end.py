@@ -296,8 +296,8 @@ def replays():
                 ("two_gpus", 2, "128M", 400, 1), ("eight_gpus", 8, "64M", 150, 1),
                 ("eight_gpus_32_regions", 8, "64M", 60, 32)]
     gpus = int(PROGRAMS["gpus"])
-    return [("one_gpu", 1, "4G", 3800, 1), ("one_gpu_32_regions", 1, "4G", 800, 32),
-            ("every_gpu", gpus, "512M", 800, 1), ("every_gpu_32_regions", gpus, "512M", 300, 32)]
+    return [("one_gpu", 1, "4G", 3800, 1), ("one_gpu_32_regions", 1, "4G", 400, 32),
+            ("every_gpu", gpus, "512M", 800, 1), ("every_gpu_32_regions", gpus, "512M", 150, 32)]
 
 
 def main():
