@@ -157,7 +157,7 @@ static int reclaim_slab(struct kvb_space *s, uint32_t n)
 	if (cqe.res < 0)
 		return 0; /* the daemon no longer wants it */
 	unmap_slab(s, n);
-	return 1;
+	return s->kvb->dead ? s->kvb->dead : 1;
 }
 
 int kvb_quiet_point(struct kvb *kvb)
