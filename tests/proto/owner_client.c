@@ -3,7 +3,7 @@
 /*
  * An engine for the tests of GPU owners: it does one thing a line of its input, and answers in one.
  *
- *   owner_client SOCKET DEVICE      DEVICE as cuda:0 or host:0; prints `ready`
+ *   owner_client SOCKET DEVICE [REGIONS]   DEVICE as cuda:0 or host:0; prints `ready`
  *
  *   grow N     asks for N slabs, allocates their pages and writes each: `grown N`, `failed ERRNO`
  *   check      reads every page it holds: `ok`; bytes that are not its own are exit status 3
@@ -22,6 +22,8 @@
 #include "uapi/libkvbroker.h"
 
 #define STRIDE_BYTES 65536u
+#define STRIDE_WIDE_BYTES (1u << 20) /* where REGIONS are given: few pages */
+#define STAMP_BYTES 4096u            /* of each page in each region that are written and read */
 #define PAGES_MAX 65536u
 #define WAIT_NS 10000000000ull
 
@@ -30,7 +32,7 @@ static struct kvb_space *space;
 static struct kvb_space_info info;
 static kvb_page_t pages[PAGES_MAX];
 static uint32_t pages_n, slabs_n;
-static uint64_t bytes[STRIDE_BYTES / 8], want[STRIDE_BYTES / 8];
+static uint64_t bytes[STAMP_BYTES / 8], want[STAMP_BYTES / 8];
 
 static void must(int64_t r, const char *what)
 {
@@ -56,8 +58,8 @@ static uint64_t clock_ns(void)
 
 static void stamp(uint64_t *to, kvb_page_t page, uint32_t region)
 {
-	for (uint32_t i = 0; i < STRIDE_BYTES / 8; i++)
-		to[i] = (page * 8 + region) * 0x9e3779b97f4a7c15ull + i;
+	for (uint32_t i = 0; i < STAMP_BYTES / 8; i++)
+		to[i] = (page * 256 + region) * 0x9e3779b97f4a7c15ull + i;
 }
 
 static void grow(uint32_t slabs)
@@ -74,7 +76,7 @@ static void grow(uint32_t slabs)
 	for (uint32_t i = pages_n; i < pages_n + n; i++) {
 		for (uint32_t r = 0; r < info.regions; r++) {
 			stamp(want, pages[i], r);
-			must(kvb_page_write(space, r, pages[i], want, STRIDE_BYTES), "write");
+			must(kvb_page_write(space, r, pages[i], want, STAMP_BYTES), "write");
 		}
 	}
 	pages_n += (uint32_t)n;
@@ -87,8 +89,8 @@ static void check(void)
 	for (uint32_t i = 0; i < pages_n; i++) {
 		for (uint32_t r = 0; r < info.regions; r++) {
 			stamp(want, pages[i], r);
-			must(kvb_page_read(space, r, pages[i], bytes, STRIDE_BYTES), "read");
-			if (memcmp(bytes, want, STRIDE_BYTES) != 0)
+			must(kvb_page_read(space, r, pages[i], bytes, STAMP_BYTES), "read");
+			if (memcmp(bytes, want, STAMP_BYTES) != 0)
 				exit(3);
 		}
 	}
@@ -124,7 +126,7 @@ static void ping(uint32_t n)
 	}
 	for (uint32_t r = 0; r < info.regions; r++) {
 		stamp(want, *page, r);
-		must(kvb_page_write(space, r, *page, want, STRIDE_BYTES), "write");
+		must(kvb_page_write(space, r, *page, want, STAMP_BYTES), "write");
 	}
 	say("worst", (int64_t)(worst_ns / 1000));
 }
@@ -135,11 +137,15 @@ int main(int argc, char **argv)
 	struct kvb_space_params geometry = { .stride_bytes = STRIDE_BYTES, .regions = 2 };
 	char error[256] = "", line[64];
 
-	if (argc != 3 || strlen(argv[2]) < 6)
+	if (argc < 3 || argc > 4 || strlen(argv[2]) < 6)
 		return 2;
 	params.socket = argv[1];
 	geometry.device_kind = argv[2][0] == 'c' ? KVB_DEVICE_CUDA : KVB_DEVICE_HOST;
 	geometry.device_ordinal = (uint32_t)strtoul(argv[2] + 5, NULL, 10);
+	if (argc == 4) {
+		geometry.regions = (uint32_t)strtoul(argv[3], NULL, 10);
+		geometry.stride_bytes = STRIDE_WIDE_BYTES;
+	}
 	must(kvb_connect(&params, &kvb, error), error);
 	must(kvb_space_open(kvb, &geometry, &space), "space");
 	kvb_space_get_info(space, &info);

@@ -20,7 +20,7 @@ PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
 from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
 
-ENV = {"FAKECUDA": "gpus=2,mem=1G", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
+ENV = {"FAKECUDA": "gpus=2,mem=8G", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
 DEADLINE_MS = 1500
 
 # What an owner calls for a grant and to take it back.
@@ -44,8 +44,8 @@ def broker_of(*devices, fail="", more=(), env=None):
 
 
 class Engine:
-    def __init__(self, broker, device):
-        self.proc = subprocess.Popen([PROGRAMS["client"], broker.sock, device], stdin=subprocess.PIPE,
+    def __init__(self, broker, device, *regions):
+        self.proc = subprocess.Popen([PROGRAMS["client"], broker.sock, device, *regions], stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                      env=dict(os.environ, **ENV))
         self.expect("ready")
@@ -114,8 +114,8 @@ def with_broker(run, *devices, **how):
     broker = broker_of(*devices, **how)
     engines = []
 
-    def engine(device):
-        engines.append(Engine(broker, device))
+    def engine(*which):
+        engines.append(Engine(broker, *which))
         return engines[-1]
 
     try:
@@ -361,6 +361,26 @@ def fault_011_owner_cannot_be_started():
     return "%d refusals to start, %d grants failed" % (refusals, grants)
 
 
+def slab_of_several_messages():
+    """More handles than fds fit a message: 130, in 2. Of the second slab only the second fails."""
+    def run(broker, engine):
+        e = engine("cuda:0", "130")
+        e.do("grow 1", "grown 1")
+        e.do("check", "ok")
+        fds = broker.count_fds()
+        e.do("grow 1", "failed 12")
+        assert broker.count_fds() == fds, (broker.count_fds(), fds)
+        e.do("check", "ok")
+        pid = owner(broker)
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+        e.do("check", "ok")
+        e.do("grow 1", "grown 1")
+        e.do("check", "ok")
+        e.do("give", "ok")
+    return with_broker(run, "cuda:0=5G", fail=",fail=cuMemCreate:259:OUT_OF_MEMORY")
+
+
 def fault_086_no_driver():
     said = refused("cuda:0=64M", env={"LD_LIBRARY_PATH": ""})
     assert "device cuda:0: " in said and "libcuda.so.1" in said, said
@@ -372,8 +392,8 @@ def fault_083_opening_fails(call):
 
 
 def what_cannot_be_is_refused():
-    said = refused("cuda:0=900M")
-    assert "asked 900.0M" in said and "1.0G" in said and "512.0M" in said, said
+    said = refused("cuda:0=7900M")
+    assert "asked 7.7G" in said and "has 8.0G" in said and "512.0M" in said, said
     said = refused("cuda:5=64M")
     assert "device cuda:5: " in said, said
 
@@ -391,6 +411,7 @@ def main():
         *[("fault_083_%s_%s" % (call, result), lambda c=call, r=result: fault_083_call_fails(c, r))
           for call in CALLS for result in RESULTS],
         *[("fault_083_opening_" + call, lambda c=call: fault_083_opening_fails(c)) for call in OPENING],
+        ("slab_of_several_messages", slab_of_several_messages),
         *([("fault_011_owner_cannot_be_started", fault_011_owner_cannot_be_started)]
           if PROGRAMS["fault-points"] == "true" else []),
         ("fault_086_no_driver", fault_086_no_driver),
