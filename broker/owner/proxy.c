@@ -42,6 +42,7 @@ struct owner {
 	struct gpu_info info;
 	uint32_t number; /* of the process: starts so far */
 	uint64_t started_ns;
+	bool greeted; /* the process serves */
 	bool cancelled;
 	struct log_limit limit;
 };
@@ -121,6 +122,7 @@ static int owner_start(struct owner *o)
 		poll(NULL, 0, (int)(rest / 1000000) + 1);
 	}
 	o->started_ns = owner_clock_ns();
+	o->greeted = false;
 	o->number++;
 	error = owner_process_start(o->cfg.ordinal, o->cfg.level, &process);
 	if (error) {
@@ -212,7 +214,6 @@ static int owner_broken(struct owner *o, int error)
 		owner_end(o, OWNER_GO_MS, "the owner is gone");
 	else
 		owner_end(o, 0, "the owner does not keep to the protocol");
-	owner_say_why(o);
 	return -EIO;
 }
 
@@ -221,12 +222,23 @@ static int owner_send(struct owner *o, const struct wire_request *request)
 	return send(o->process.fd, request, sizeof(*request), MSG_NOSIGNAL) < 0 ? -EPIPE : 0;
 }
 
-static int owner_greet(struct owner *o)
+/*
+ * Waits until it serves. -EAGAIN: not until then, but it is within the time it has for its start.
+ */
+static int owner_greet(struct owner *o, uint64_t until_ns)
 {
+	uint64_t last_ns = o->started_ns + OWNER_START_NS;
 	struct wire_hello hello;
 	int fds[WIRE_FDS_MAX], n = 0, error;
 
-	error = owner_receive(o, o->started_ns + OWNER_START_NS, &hello, sizeof(hello), fds, &n);
+	error = owner_receive(o, until_ns < last_ns ? until_ns : last_ns, &hello, sizeof(hello),
+			      fds, &n);
+	if (error == -ETIME && owner_clock_ns() < last_ns) {
+		pthread_mutex_lock(&o->lock);
+		snprintf(o->info.why, sizeof(o->info.why), "its owner is starting");
+		pthread_mutex_unlock(&o->lock);
+		return -EAGAIN;
+	}
 	for (int i = 0; error == 0 && i < n; i++)
 		close(fds[i]);
 	if (error == 0 && hello.type != WIRE_HELLO)
@@ -252,25 +264,30 @@ static int owner_greet(struct owner *o)
 	o->info.failed = false;
 	o->info.why[0] = '\0';
 	pthread_mutex_unlock(&o->lock);
+	o->greeted = true;
 	return 0;
 }
 
-/* An owner that serves, the one there is or a new one. */
+/*
+ * An owner that serves, the one there is or a new one. One that takes long to start costs each
+ * request its deadline and no more, and goes on starting.
+ */
 static int owner_make_ready(struct owner *o)
 {
-	int error;
+	int error = 0;
 
 	if (owner_is_cancelled(o))
 		return -ECANCELED;
-	if (o->process.fd >= 0) {
-		if (!owner_process_dead(&o->process))
-			return 0;
+	if (o->process.fd >= 0 && owner_process_dead(&o->process)) {
 		owner_end(o, 0, "the owner is gone");
 		owner_say_why(o);
 	}
-	error = owner_start(o);
+	if (o->process.fd >= 0 && o->greeted)
+		return 0;
+	if (o->process.fd < 0)
+		error = owner_start(o);
 	if (error == 0)
-		error = owner_greet(o);
+		error = owner_greet(o, owner_clock_ns() + o->cfg.deadline_ns);
 	if (error)
 		owner_say_why(o);
 	else
@@ -303,6 +320,7 @@ static void owner_release(struct owner *o, uint32_t block)
 		error = -EPROTO;
 	if (error) {
 		owner_broken(o, error);
+		owner_say_why(o);
 	} else if (reply.error && log_limit_pass(&o->limit, owner_clock_ns(), 5)) {
 		reply.why[sizeof(reply.why) - 1] = '\0';
 		log_warn("device cuda:%u: memory is not given back well: %s", o->cfg.ordinal,
@@ -370,8 +388,10 @@ static int owner_create(struct gpu_device *dev, uint32_t n, uint64_t handle_byte
 	error = owner_send(o, &request);
 	while (error == 0 && batch.error == 0 && batch.have < n)
 		error = owner_take_answer(o, &batch, until_ns, ret_fds);
-	if (error)
+	if (error) {
 		error = owner_broken(o, error);
+		owner_say_why(o);
+	}
 	for (uint32_t i = 0; i < batch.have; i++)
 		lost |= ret_fds[i] < 0;
 	*ret_token = (uint64_t)o->number << 32 | batch.block;
@@ -468,5 +488,5 @@ int owner_open(const struct owner_config *cfg, struct gpu_device **ret)
 
 int owner_wait(struct gpu_device *dev)
 {
-	return owner_greet(owner_of(dev));
+	return owner_greet(owner_of(dev), UINT64_MAX);
 }

@@ -361,6 +361,26 @@ def fault_011_owner_cannot_be_started():
     return "%d refusals to start, %d grants failed" % (refusals, grants)
 
 
+def fault_083_start_takes_long():
+    """Each grant waits for a new owner no longer than for any other answer, until there is one."""
+    def run(broker, engine):
+        e = engine("cuda:0")
+        pid = owner(broker)
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+        began = time.monotonic()
+        e.do("grow 1", "failed 12")
+        assert time.monotonic() - began < DEADLINE_MS / 1000 + 1.2
+        d = gpu(broker)
+        assert "starting" in d["state"] and d["owner_pid"] not in (None, pid), d
+        new = d["owner_pid"]
+        wait_until(lambda: e.say("grow 1") or e.hear() == "grown 1", "no memory to be had")
+        assert gpu(broker)["owner_pid"] == new and gpu(broker)["state"] == "ok", gpu(broker)
+        e.do("check", "ok")
+        e.do("give", "ok")
+    return with_broker(run, "cuda:0=64M", fail=",lat=cuInit:%dms" % (DEADLINE_MS * 5 // 3))
+
+
 def slab_of_several_messages():
     """More handles than fds fit a message: 130, in 2. Of the second slab only the second fails."""
     def run(broker, engine):
@@ -411,6 +431,7 @@ def main():
         *[("fault_083_%s_%s" % (call, result), lambda c=call, r=result: fault_083_call_fails(c, r))
           for call in CALLS for result in RESULTS],
         *[("fault_083_opening_" + call, lambda c=call: fault_083_opening_fails(c)) for call in OPENING],
+        ("fault_083_start_takes_long", fault_083_start_takes_long),
         ("slab_of_several_messages", slab_of_several_messages),
         *([("fault_011_owner_cannot_be_started", fault_011_owner_cannot_be_started)]
           if PROGRAMS["fault-points"] == "true" else []),
