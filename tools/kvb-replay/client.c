@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,7 @@
 #include "uapi/libkvbroker.h"
 
 #define GROW_TIMEOUT_NS (5ull * 1000 * 1000 * 1000)
+#define SLABS_NS (1ull * 1000 * 1000 * 1000)
 #define LOOK_NS (100ull * 1000 * 1000)
 #define CORRUPT_SAID_MAX 3u
 
@@ -97,6 +99,23 @@ static void digest_of(const struct replay_options *o, uint8_t ret[32])
 	memcpy(ret, word, sizeof(word));
 }
 
+/* Whether memory that the space had before us, and that is being sent, has come. */
+static bool wait_for_slabs(struct client *c)
+{
+	const uint64_t until_ns = live_clock_ns() + SLABS_NS;
+	struct pollfd p = { .fd = kvb_fd(c->kvb), .events = POLLIN };
+	struct kvb_space_info info;
+
+	for (;;) {
+		kvb_space_get_info(c->space, &info);
+		if (info.slabs > 0)
+			return true;
+		if (live_clock_ns() >= until_ns || kvb_poll(c->kvb) < 0)
+			return false;
+		(void)poll(&p, 1, 10);
+	}
+}
+
 /* All the memory the device and the tenant's budget have for the space. */
 static bool grow_to_all(struct client *c)
 {
@@ -117,7 +136,7 @@ static bool grow_to_all(struct client *c)
 		return fail(c, "memory for the space: %s (%s)", kvb_error_text(c->kvb),
 			    strerror((int)-r));
 	}
-	if (info.slabs == 0) {
+	if (!wait_for_slabs(c)) {
 		return fail(c,
 			    "%s:%" PRIu32
 			    " has no memory for this space: %s (other spaces or tenants may "
