@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * kvbrokerd: options, start, the wheel, stop.
+ * kvbrokerd: options, start, the wheel, stop. The same binary, started by itself with --owner, is
+ * the process that keeps the memory of one GPU; see broker/owner/owner.h.
  *
  * Exit status: 0 stopped as asked, 1 could not start or broke, 2 wrong command line.
  */
 
 #include "broker/io/options.h"
+#include "broker/owner/owner.h"
 
 /* Large, and one a process: not on the stack. */
 static struct server_config config;
@@ -14,18 +16,21 @@ static struct server server;
 
 int main(int argc, char **argv)
 {
-	enum log_level level;
+	uint32_t ordinal;
 	int error;
 
-	switch (options_parse(argc, argv, &config, &level)) {
+	switch (options_parse(argc, argv, &config, &ordinal)) {
 	case OPTIONS_EXIT:
 		return 0;
 	case OPTIONS_WRONG:
 		return 2;
+	case OPTIONS_OWNER:
+		log_init(config.log_level);
+		return owner_main(ordinal);
 	case OPTIONS_RUN:
 		break;
 	}
-	log_init(level);
+	log_init(config.log_level);
 	if (server_start(&server, &config))
 		return 1;
 	error = server_run(&server);

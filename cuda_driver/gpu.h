@@ -5,9 +5,10 @@
  * The seam to device memory.
  *
  * A device gives memory in handles: equal pieces, each an fd that any process can map. Who calls
- * sees only this table; which driver stands behind it is decided once, in gpu_device_open(). The
- * one back end so far is `host`: DRAM of a NUMA node, a sealed memfd a handle, for CPU engines,
- * for engines that copy to their GPU themselves, and for machines without a GPU.
+ * sees only this table; which driver stands behind it is decided once, when the device is opened.
+ * The back end here is `host`: DRAM of a NUMA node, a sealed memfd a handle, for CPU engines, for
+ * engines that copy to their GPU themselves, and for machines without a GPU. GPUs are behind a
+ * process of their own (broker/owner/), which fills in the same table.
  *
  * Contract of every back end:
  *   - A new handle reads zero, and its memory is committed: a write to it later cannot fail.
@@ -15,14 +16,16 @@
  *     sees zeros, never the next owner's bytes, because a handle is never used twice.
  *   - create is all or nothing.
  *
- * A device may be used by one thread at a time. This knows nothing of the broker.
+ * create, close and finish are for one thread at a time; info and cancel are for any, also while
+ * another is in create or close. This knows nothing of the broker.
  */
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #define GPU_HANDLE_BYTES_MIN (2ull << 20)
-#define GPU_HOST_HANDLES_MAX 1024u /* of one host device */
+#define GPU_HOST_HANDLES_MAX 1024u  /* of one host device */
+#define GPU_CUDA_HANDLES_MAX 16384u /* of one GPU */
 
 enum gpu_kind {
 	GPU_KIND_HOST = 1, /* ordinal is the NUMA node */
@@ -31,12 +34,31 @@ enum gpu_kind {
 
 struct gpu_device;
 
+/* What is known of a device at the moment. */
+struct gpu_info {
+	char driver[16];            /* "host", "cuda" */
+	char model[64];             /* "" where there is none */
+	uint64_t total_bytes;       /* 0: not the back end's to know */
+	uint64_t granularity_bytes; /* handles are a multiple of it */
+	int32_t node;               /* NUMA node it is near; -1: not known */
+	int32_t owner_pid;          /* process that keeps the handles; 0: none but the caller */
+	bool failed;                /* requests fail now, for the reason in why */
+	char why[256];
+};
+
 struct gpu_ops {
-	const char *name; /* of the driver: "host" */
-	/* n handles of handle_bytes each into ret_fds. 0, -ENOMEM, -ENOSPC, -errno. */
-	int (*create)(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, int *ret_fds);
-	/* Takes n handles back; the fds are closed. Cannot fail. */
-	void (*close)(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, const int *fds);
+	/*
+	 * n handles of handle_bytes each into ret_fds; ret_token is what close wants to know them
+	 * by, all together. 0, -ENOMEM, -ENOSPC, -errno.
+	 */
+	int (*create)(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, int *ret_fds,
+		      uint64_t *ret_token);
+	/* Takes all handles of one create back; the fds are closed. Cannot fail. */
+	void (*close)(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, const int *fds,
+		      uint64_t token);
+	void (*info)(struct gpu_device *dev, struct gpu_info *ret);
+	/* Makes what is at hand, and all that comes, end soon; NULL: it always does. */
+	void (*cancel)(struct gpu_device *dev);
 	void (*finish)(struct gpu_device *dev);
 };
 
@@ -45,13 +67,12 @@ struct gpu_device {
 	uint32_t ordinal;
 };
 
-/* -ENODEV: no driver for this kind. */
-int gpu_device_open(uint32_t kind, uint32_t ordinal, struct gpu_device **ret);
-struct gpu_device *gpu_device_close(struct gpu_device *dev);
+struct gpu_device *gpu_device_close(struct gpu_device *dev); /* NULL is fine */
 
-/* Name of the driver for a kind; NULL: none. */
-const char *gpu_driver_name(uint32_t kind);
+/* What devices of a kind are called, before the colon. */
+const char *gpu_kind_name(uint32_t kind);
 /* Size of the handles a device of this capacity is cut into: a power of two. */
 uint64_t gpu_handle_bytes(uint32_t kind, uint64_t capacity_bytes);
 
-int gpu_host_open(uint32_t ordinal, struct gpu_device **ret); /* host.c */
+/* host.c: the DRAM of a NUMA node. -ENODEV, -ENOMEM. */
+int gpu_host_open(uint32_t ordinal, struct gpu_device **ret);

@@ -58,7 +58,8 @@ static int host_handle_create(uint64_t bytes)
 	return error;
 }
 
-static void host_close(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, const int *fds)
+static void host_close(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, const int *fds,
+		       uint64_t token)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		fallocate(fds[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
@@ -67,7 +68,8 @@ static void host_close(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes
 	}
 }
 
-static int host_create(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, int *ret_fds)
+static int host_create(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, int *ret_fds,
+		       uint64_t *ret_token)
 {
 	unsigned long nodes[HOST_NODE_BITS / HOST_WORD_BITS] = { 0 };
 	int error = 0;
@@ -78,14 +80,24 @@ static int host_create(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes
 		int fd = host_handle_create(handle_bytes);
 
 		if (fd < 0) {
-			host_close(dev, i, handle_bytes, ret_fds);
+			host_close(dev, i, handle_bytes, ret_fds, 0);
 			error = fd;
 		} else {
 			ret_fds[i] = fd;
 		}
 	}
 	set_mempolicy(MPOL_DEFAULT, NULL, 0);
+	*ret_token = 0; /* the fds say it all */
 	return error;
+}
+
+static void host_info(struct gpu_device *dev, struct gpu_info *ret)
+{
+	*ret = (struct gpu_info){
+		.driver = "host",
+		.granularity_bytes = GPU_HANDLE_BYTES_MIN,
+		.node = (int32_t)dev->ordinal,
+	};
 }
 
 static void host_finish(struct gpu_device *dev)
@@ -94,9 +106,9 @@ static void host_finish(struct gpu_device *dev)
 }
 
 static const struct gpu_ops host_ops = {
-	.name = "host",
 	.create = host_create,
 	.close = host_close,
+	.info = host_info,
 	.finish = host_finish,
 };
 

@@ -7,7 +7,7 @@
  *   connect.c   socket, handshake, mapping of the rings, end of a connection
  *   socket.c    messages in and out, with their fds
  *   ring.c      entries and completions, waiting, whose completion is whose
- *   space.c     addresses, grants, revocation
+ *   space.c     addresses, grants, revocation; space_host.c and space_cuda.c how a grant is mapped
  *   ops.c       one-call wrappers
  *   magazine.c  page ids at hand
  *
@@ -79,6 +79,7 @@ struct kvb_space {
 	struct kvb_magazine magazine; /* first: the hot part */
 	struct kvb *kvb;
 	uint32_t handle;
+	uint32_t device; /* its ordinal */
 	uint32_t regions;
 	uint32_t pages_per_slab;
 	uint32_t handles_per_region;
@@ -89,9 +90,29 @@ struct kvb_space {
 	uint64_t handle_bytes;
 	uint64_t region_bytes;
 	char *base;
-	void *reserved; /* whole reservation; base is aligned in it */
+	const struct kvb_space_ops *ops;
+	void *reserved; /* host: whole reservation; base is aligned in it */
 	uint64_t reserved_bytes;
+	struct cuda_client *cuda; /* cuda: the driver's side of it */
 	struct kvb_slot *slot;
+};
+
+/* How the memory of a kind of device is mapped: one table a kind. All set the error text. */
+struct kvb_space_ops {
+	/* Addresses for regions * region_bytes at s->base. */
+	int (*reserve)(struct kvb_space *s);
+	/* Unmaps everything and gives the addresses back, also half-way through reserve. */
+	void (*finish)(struct kvb_space *s);
+	/* Every handle of a grant whose numbers were checked. After an error the caller unmaps the
+	 * slabs that it names; the fds stay the caller's. */
+	int (*map)(struct kvb_space *s, const struct kvb_msg_grant *g, const int *fds);
+	/* Whatever of slab `slot` is mapped, in all regions. What cannot be unmapped ends the
+	 * connection, and so it is with finish: a broken promise that memory is out of use is not
+	 * given. */
+	void (*unmap)(struct kvb_space *s, uint32_t slot);
+	/* Bytes of mapped pages, by address. */
+	int (*write)(struct kvb_space *s, char *at, const void *from, size_t bytes);
+	int (*read)(struct kvb_space *s, const char *at, void *to, size_t bytes);
 };
 
 struct kvb_region_map {
@@ -122,7 +143,8 @@ struct kvb {
 	uint64_t spin_ns;
 	uint64_t timeout_ns;
 	long hang_up_tick;
-	uint64_t grants; /* grant messages handled */
+	uint64_t grants;   /* grant messages handled */
+	uint64_t refusals; /* of them, those that could not be mapped; the error text says why */
 	uint32_t magazine_size;
 	uint32_t call_operand, call_bytes; /* parts of the operand area */
 	uint32_t magazine_operand, magazine_bytes;
@@ -198,6 +220,26 @@ int kvb_space_granted(struct kvb *kvb, const struct kvb_msg_grant *grant, const 
 void kvb_space_event(struct kvb *kvb, const struct kvb_cqe *cqe);
 void kvb_space_tell(struct kvb *kvb); /* the user's callback for what was revoked */
 struct kvb_space *kvb_space_free(struct kvb_space *space);
+
+extern const struct kvb_space_ops kvb_space_host, kvb_space_cuda;
+
+/* Bytes of one slab in one region. */
+static inline uint64_t kvb_space_part_bytes(const struct kvb_space *s)
+{
+	return s->handles_per_region * s->handle_bytes;
+}
+
+static inline char *kvb_space_part_base(const struct kvb_space *s, uint32_t region, uint32_t slot)
+{
+	return s->base + region * s->region_bytes + slot * kvb_space_part_bytes(s);
+}
+
+static inline char *kvb_space_handle_addr(const struct kvb_space *s,
+					  const struct kvb_grant_entry *e)
+{
+	return kvb_space_part_base(s, e->handle / s->handles_per_region, e->slot) +
+	       e->handle % s->handles_per_region * s->handle_bytes;
+}
 
 /* ---- magazine.c ---------------------------------------------------------------------------- */
 int kvb_magazine_init(struct kvb_space *space);

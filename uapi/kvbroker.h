@@ -173,7 +173,7 @@ struct kvb_msg_hello_reply {
 
 enum kvb_device_kind {
 	KVB_DEVICE_HOST = 1, /* ordinal is the NUMA node */
-	KVB_DEVICE_CUDA = 2,
+	KVB_DEVICE_CUDA = 2, /* ordinal as CUDA numbers GPUs in the daemon's environment */
 };
 
 /*
@@ -215,6 +215,8 @@ struct kvb_msg_space_close {
  * fds[i] backs handle `handle` of slab `slot`. With H = handles_per_region, handle h of a slab is
  * part h % H of region h / H: map handle_bytes at
  *   region_base(h / H) + slot * H * handle_bytes + (h % H) * handle_bytes.
+ * On the host a fd is a memfd, on cuda an allocation that CUDA exported as a POSIX fd: import it,
+ * map the whole of it, set access; addresses are device addresses.
  */
 struct kvb_grant_entry {
 	uint32_t slot;

@@ -25,6 +25,15 @@
  * silences calls kvb_poll() now and then (two loads when nothing came). Revoked memory is only ever
  * unmapped in kvb_quiet_point(), which the engine calls when nothing reads the pages it gave back.
  *
+ * GPUS. A space on a device of kind KVB_DEVICE_CUDA has device addresses: kernels and copies of the
+ * engine use them, the CPU must not touch them (kvb_page_write() and kvb_page_read() copy). libcuda
+ * is loaded when the first such space is opened and not before. The current context of the thread
+ * that opens a space must be of its device, and is used as it is: it has to outlive the space. A
+ * thread without one has the device's primary context retained, as CUDA's runtime does. Every call
+ * puts back what the thread had. The ordinal is the broker's: a process that renumbers GPUs
+ * (CUDA_VISIBLE_DEVICES) must name the same one. A grant that the driver refuses to map is refused,
+ * and the engine goes on without those pages; memory that it refuses to unmap ends the connection.
+ *
  * ERRORS are negative errno values; kvb_error_text() says more about the last failure.
  * -ENOTCONN the broker has gone or has given up on this client; -EPROTO it sent nonsense. Both are
  * final, and so is -ETIME of a wrapper: its entry is still out there with the operands, so a broker
@@ -44,7 +53,7 @@ extern "C" {
 #endif
 
 #define KVB_LIB_VERSION_MAJOR 1
-#define KVB_LIB_VERSION_MINOR 0
+#define KVB_LIB_VERSION_MINOR 1
 
 #if defined(__GNUC__)
 #define KVB_API __attribute__((visibility("default")))
@@ -116,7 +125,9 @@ struct kvb_space_params {
 	uint64_t tag;
 };
 
-/* Reserves addresses and joins the space. Owned by the connection. */
+/* Reserves addresses and joins the space. Owned by the connection. On a GPU also: -ENOENT no
+ * libcuda, -ENOSYS one that is too old, -ENODEV no such GPU in this process, -EXDEV the
+ * current context is of another device. */
 KVB_API int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret);
 /* -EBUSY while this connection holds pages or leases there. Magazine pages are given back. */
 KVB_API int kvb_space_close(struct kvb_space *space);
@@ -130,15 +141,25 @@ struct kvb_space_info {
 KVB_API void kvb_space_get_info(const struct kvb_space *space, struct kvb_space_info *ret);
 
 /* Asks for memory for at least `pages` more pages and maps it; waits up to timeout_ns for memory that
- * has to be revoked from others. Returns pages gained (whole slabs), -ENOSPC, -EDQUOT. */
+ * has to be revoked from others. Returns pages gained (whole slabs), -ENOSPC, -EDQUOT, -ENOMEM; what
+ * could not be mapped here is not counted, and if that is all, why it could not. */
 KVB_API int64_t kvb_space_grow(struct kvb_space *space, uint64_t pages, uint64_t timeout_ns);
 /* Asks to give about `pages` pages back; members have deadline_ns (0 = default). Returns pages on
  * their way out. The caller's own part completes in kvb_quiet_point(). */
 KVB_API int64_t kvb_space_shrink(struct kvb_space *space, uint64_t pages, uint64_t deadline_ns);
 
-/* First byte of region 0..regions-1; page p of region r is at kvb_region_base(r) + id * stride. */
+/* First byte of region 0..regions-1; page p of region r is at kvb_region_base(r) + id * stride.
+ * Device addresses on a GPU: the CPU must not touch them. */
 KVB_API void *kvb_region_base(const struct kvb_space *space, uint32_t region);
 KVB_API void *kvb_page_addr(const struct kvb_space *space, uint32_t region, kvb_page_t page);
+
+/* Copies the first `bytes` bytes of a page's part in one region, from or to the CPU's memory, on any
+ * kind of device, and returns when they are there. For tools, tests and CPU-side checks; an engine
+ * copies on its own streams. -EINVAL out of bounds, -ENOENT the page's slab is not mapped here, or
+ * the driver's error. Since 1.1. */
+KVB_API int kvb_page_write(struct kvb_space *space, uint32_t region, kvb_page_t page, const void *from,
+			   size_t bytes);
+KVB_API int kvb_page_read(struct kvb_space *space, uint32_t region, kvb_page_t page, void *to, size_t bytes);
 
 /* ---- one-call operations ------------------------------------------------------------------- */
 

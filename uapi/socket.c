@@ -193,6 +193,7 @@ static int take_grant(struct kvb *kvb, const struct kvb_msg_grant *g, const int 
 
 	close_all(fds, nfds);
 	kvb->grants++;
+	kvb->refusals += status != 0;
 	if (kvb->dead)
 		return kvb->dead;
 	return kvb_socket_send(kvb, &ack.h, KVB_MSG_GRANT_ACK, sizeof(ack));

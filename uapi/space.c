@@ -3,10 +3,13 @@
  * Spaces: addresses that stay, memory that comes and goes.
  *
  * Opening a space reserves addresses for all it can ever have, in one piece, so a page's address is
- * a multiplication and never changes. Granted handles are mapped over the reservation, one mmap() a
- * handle, and their fds are closed: a mapping needs no fd, and thousands of slabs must not use up
- * an engine's file limit. What is revoked is covered by reservation again, so that nobody else's
- * mmap() can slip in.
+ * a multiplication and never changes. Granted handles are mapped over the reservation, and their
+ * fds are closed: a mapping needs no fd, and thousands of slabs must not use up an engine's file
+ * limit. How that is done is the kind's own table (space_host.c, space_cuda.c); when it is done,
+ * and what of a slab is mapped, is here.
+ *
+ * A grant is mapped whole or refused whole: after a failure nothing of the slabs it names is
+ * mapped, and the acknowledgement says so.
  *
  * REVOCATION. The event only marks the slot, gives the magazine back (its ids may lie there) and
  * has the user told. kvb_quiet_point() then asks with RECLAIM_ACK; the daemon knows what this
@@ -18,83 +21,33 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "internal.h"
-
-#define RESERVE_ALIGN (2ull << 20)
-
-/* Bytes of one slab in one region. */
-static uint64_t part_bytes(const struct kvb_space *s)
-{
-	return s->handles_per_region * s->handle_bytes;
-}
-
-static char *part_base(const struct kvb_space *s, uint32_t region, uint32_t slot)
-{
-	return s->base + region * s->region_bytes + slot * part_bytes(s);
-}
 
 /* ---- grants -------------------------------------------------------------------------------- */
 
 static void unmap_slab(struct kvb_space *s, uint32_t slot)
 {
-	for (uint32_t r = 0; r < s->regions; r++)
-		(void)mmap(part_base(s, r, slot), part_bytes(s), PROT_NONE,
-			   MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (!s->slot[slot].mapped)
+		return;
+	s->ops->unmap(s, slot);
 	if (s->slot[slot].mapped == s->regions * s->handles_per_region)
 		s->slabs--;
 	s->slot[slot].mapped = 0;
 }
 
-static int map_handle(struct kvb_space *s, const struct kvb_grant_entry *e, int fd)
+/* Old memory of slabs whose taking back is under way makes room for the new. */
+static void make_room(struct kvb_space *s, const struct kvb_msg_grant *g)
 {
-	const uint32_t handles = s->regions * s->handles_per_region;
-	struct kvb_slot *slot = &s->slot[e->slot];
-	char *at = part_base(s, e->handle / s->handles_per_region, e->slot) +
-		   e->handle % s->handles_per_region * s->handle_bytes;
-	struct stat st;
-
-	/* A file that is too short would be a SIGBUS in the engine one day. */
-	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size < s->handle_bytes)
-		return kvb_end(s->kvb, -EPROTO,
-			       "the broker granted a handle smaller than %llu bytes",
-			       (unsigned long long)s->handle_bytes);
-	if (mmap(at, s->handle_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
-	    MAP_FAILED)
-		return kvb_fail(s->kvb, -errno,
-				"cannot map granted memory: %s (vm.max_map_count, ulimit -v?)",
-				strerror(errno));
-	if (slot->flags & KVB_SLOT_RECLAIMING) {
-		slot->flags = 0;
-		slot->mapped = 0;
-		s->revoked--;
-		s->slabs--;
-	}
-	if (slot->mapped < handles && ++slot->mapped == handles)
-		s->slabs++;
-	return 0;
-}
-
-/* Kept from children and from core files: a region at a time, however many handles came. */
-static void advise(struct kvb_space *s, const struct kvb_msg_grant *g)
-{
-	uint32_t slot_min = UINT32_MAX, slot_max = 0, region_min = UINT32_MAX, region_max = 0;
-
 	for (uint32_t i = 0; i < g->count; i++) {
-		const uint32_t slot = g->entries[i].slot;
-		const uint32_t region = g->entries[i].handle / s->handles_per_region;
-		slot_min = slot < slot_min ? slot : slot_min;
-		slot_max = slot > slot_max ? slot : slot_max;
-		region_min = region < region_min ? region : region_min;
-		region_max = region > region_max ? region : region_max;
-	}
-	for (uint32_t r = region_min; r <= region_max; r++) {
-		const uint64_t bytes = (slot_max - slot_min + 1) * part_bytes(s);
-		(void)madvise(part_base(s, r, slot_min), bytes, MADV_DONTFORK);
-		(void)madvise(part_base(s, r, slot_min), bytes, MADV_DONTDUMP);
+		struct kvb_slot *slot = &s->slot[g->entries[i].slot];
+
+		if (!(slot->flags & KVB_SLOT_RECLAIMING))
+			continue;
+		unmap_slab(s, g->entries[i].slot);
+		slot->flags = 0;
+		s->revoked--;
 	}
 }
 
@@ -102,23 +55,26 @@ static void advise(struct kvb_space *s, const struct kvb_msg_grant *g)
 int kvb_space_granted(struct kvb *kvb, const struct kvb_msg_grant *g, const int *fds)
 {
 	struct kvb_space *s = g->space < KVB_SPACES_MAX ? kvb->space[g->space] : NULL;
-	int rc = 0;
+	const uint32_t handles = s ? s->regions * s->handles_per_region : 0;
+	int rc;
 
 	if (!s) /* closed while the message was on its way */
 		return -ENOENT;
 	for (uint32_t i = 0; i < g->count; i++)
-		if (g->entries[i].slot >= s->slots ||
-		    g->entries[i].handle >= s->regions * s->handles_per_region)
+		if (g->entries[i].slot >= s->slots || g->entries[i].handle >= handles)
 			return kvb_end(kvb, -EPROTO,
 				       "the broker granted handle %u of slab %u, which cannot be",
 				       g->entries[i].handle, g->entries[i].slot);
-	for (uint32_t i = 0; i < g->count && !rc; i++)
-		rc = map_handle(s, &g->entries[i], fds[i]);
-	if (!rc)
-		advise(s, g);
-	else
-		for (uint32_t i = 0; i < g->count; i++)
-			unmap_slab(s, g->entries[i].slot);
+	make_room(s, g);
+	rc = s->ops->map(s, g, fds);
+	for (uint32_t i = 0; i < g->count; i++) {
+		struct kvb_slot *slot = &s->slot[g->entries[i].slot];
+
+		if (slot->mapped < handles && ++slot->mapped == handles)
+			s->slabs++;
+	}
+	for (uint32_t i = 0; i < g->count && rc; i++)
+		unmap_slab(s, g->entries[i].slot);
 	return rc;
 }
 
@@ -201,7 +157,7 @@ static int reclaim_slab(struct kvb_space *s, uint32_t n)
 	if (cqe.res < 0)
 		return 0; /* the daemon no longer wants it */
 	unmap_slab(s, n);
-	return 1;
+	return s->kvb->dead ? s->kvb->dead : 1;
 }
 
 int kvb_quiet_point(struct kvb *kvb)
@@ -244,28 +200,14 @@ static bool geometry_makes_sense(const struct kvb_msg_space_reply *r, uint32_t r
 	       part / stride >= r->pages_per_slab && part / stride * stride == part &&
 	       part / stride == r->pages_per_slab && r->pages_per_slab <= UINT32_MAX / r->slots &&
 	       !__builtin_mul_overflow(part, r->slots, &all) && all == r->region_bytes &&
-	       !__builtin_mul_overflow(all, regions, &all) && all <= UINT64_MAX - RESERVE_ALIGN;
+	       !__builtin_mul_overflow(all, regions, &all) && all <= INT64_MAX;
 }
 
-static int reserve(struct kvb_space *s)
+static int make_space(struct kvb *kvb, const struct kvb_msg_space_reply *r,
+		      const struct kvb_msg_space_open *open, struct kvb_space **ret)
 {
-	s->reserved_bytes = s->regions * s->region_bytes + RESERVE_ALIGN;
-	s->reserved = mmap(NULL, s->reserved_bytes, PROT_NONE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (s->reserved == MAP_FAILED) {
-		s->reserved = NULL;
-		return kvb_fail(s->kvb, -errno,
-				"cannot reserve %llu bytes of addresses: %s (ulimit -v?)",
-				(unsigned long long)s->reserved_bytes, strerror(errno));
-	}
-	s->base = (char *)(((uintptr_t)s->reserved + RESERVE_ALIGN - 1) &
-			   ~(uintptr_t)(RESERVE_ALIGN - 1));
-	return 0;
-}
-
-static int make_space(struct kvb *kvb, const struct kvb_msg_space_reply *r, uint32_t regions,
-		      uint64_t stride, struct kvb_space **ret)
-{
+	const uint32_t regions = open->regions;
+	const uint64_t stride = open->stride_bytes;
 	struct kvb_space *s;
 	int rc;
 
@@ -276,6 +218,8 @@ static int make_space(struct kvb *kvb, const struct kvb_msg_space_reply *r, uint
 		return kvb_fail(kvb, -ENOMEM, "no memory for a space");
 	*s = (struct kvb_space){
 		.kvb = kvb,
+		.ops = open->device_kind == KVB_DEVICE_CUDA ? &kvb_space_cuda : &kvb_space_host,
+		.device = open->device_ordinal,
 		.handle = r->space,
 		.regions = regions,
 		.pages_per_slab = r->pages_per_slab,
@@ -290,7 +234,7 @@ static int make_space(struct kvb *kvb, const struct kvb_msg_space_reply *r, uint
 	if (!rc)
 		rc = kvb_magazine_init(s);
 	if (!rc)
-		rc = reserve(s);
+		rc = s->ops->reserve(s);
 	if (rc) {
 		kvb_space_free(s);
 		return rc;
@@ -309,8 +253,7 @@ struct kvb_space *kvb_space_free(struct kvb_space *s)
 {
 	if (!s)
 		return NULL;
-	if (s->reserved)
-		munmap(s->reserved, s->reserved_bytes);
+	s->ops->finish(s);
 	free(s->magazine.pages);
 	free(s->slot);
 	free(s);
@@ -349,6 +292,7 @@ int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struc
 		.stride_bytes = params->stride_bytes,
 		.tag = params->tag,
 	};
+	struct kvb_msg_space_close close_msg = { 0 };
 	int rc;
 
 	if (kvb->dead)
@@ -358,8 +302,13 @@ int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struc
 				"stride %llu is no multiple of 64, or %u regions are not in 1..%u",
 				(unsigned long long)params->stride_bytes, regions, KVB_REGIONS_MAX);
 	rc = ask(kvb, &open.h, KVB_MSG_SPACE_OPEN, sizeof(open));
-	if (!rc)
-		rc = make_space(kvb, &kvb->reply, regions, params->stride_bytes, ret);
+	if (rc)
+		return rc;
+	close_msg.space = kvb->reply.space;
+	rc = make_space(kvb, &kvb->reply, &open, ret);
+	/* The broker need not keep for us what we cannot use. */
+	if (rc && !kvb->dead)
+		(void)ask(kvb, &close_msg.h, KVB_MSG_SPACE_CLOSE, sizeof(close_msg));
 	/* Grants may have followed the reply at once. */
 	if (!rc)
 		rc = kvb_socket_process(kvb);
@@ -381,7 +330,7 @@ int kvb_space_close(struct kvb_space *s)
 		return rc;
 	kvb->space[s->handle] = NULL;
 	kvb_space_free(s);
-	return 0;
+	return kvb->dead;
 }
 
 void kvb_space_get_info(const struct kvb_space *s, struct kvb_space_info *ret)
@@ -409,6 +358,38 @@ void *kvb_page_addr(const struct kvb_space *s, uint32_t region, kvb_page_t page)
 	return s->base + region * s->region_bytes + KVB_PAGE_ID(page) * s->stride_bytes;
 }
 
+/* Whether bytes 0..bytes-1 of a page's part in a region are there to be copied. */
+static int check_copy(const struct kvb_space *s, uint32_t region, kvb_page_t page, size_t bytes)
+{
+	const uint32_t slot = KVB_PAGE_ID(page) / s->pages_per_slab;
+
+	if (region >= s->regions || bytes > s->stride_bytes || slot >= s->slots)
+		return kvb_fail(s->kvb, -EINVAL,
+				"%zu bytes of page %u in region %u: the space has %u regions, "
+				"strides of %llu bytes and %u pages",
+				bytes, KVB_PAGE_ID(page), region, s->regions,
+				(unsigned long long)s->stride_bytes, s->slots * s->pages_per_slab);
+	if (s->slot[slot].mapped != s->regions * s->handles_per_region)
+		return kvb_fail(s->kvb, -ENOENT, "page %u lies in a slab that is not mapped here",
+				KVB_PAGE_ID(page));
+	return 0;
+}
+
+int kvb_page_write(struct kvb_space *s, uint32_t region, kvb_page_t page, const void *from,
+		   size_t bytes)
+{
+	const int rc = check_copy(s, region, page, bytes);
+
+	return rc ? rc : s->ops->write(s, kvb_page_addr(s, region, page), from, bytes);
+}
+
+int kvb_page_read(struct kvb_space *s, uint32_t region, kvb_page_t page, void *to, size_t bytes)
+{
+	const int rc = check_copy(s, region, page, bytes);
+
+	return rc ? rc : s->ops->read(s, kvb_page_addr(s, region, page), to, bytes);
+}
+
 /* ---- size ---------------------------------------------------------------------------------- */
 
 /* Slabs that hold about `pages` pages, as far as the space can ever have them. */
@@ -429,6 +410,7 @@ int64_t kvb_space_grow(struct kvb_space *s, uint64_t pages, uint64_t timeout_ns)
 	};
 	struct kvb *kvb = s->kvb;
 	const uint64_t slack = kvb->timeout_ns;
+	const uint64_t refusals = kvb->refusals;
 	struct kvb_cqe cqe;
 	int rc;
 
@@ -440,6 +422,9 @@ int64_t kvb_space_grow(struct kvb_space *s, uint64_t pages, uint64_t timeout_ns)
 	if (rc)
 		return rc;
 	kvb_ring_deferred(kvb);
+	/* Memory came and could not be mapped: that is what is to be told. */
+	if (cqe.res < 0 && kvb->refusals != refusals)
+		return cqe.res;
 	if (cqe.res < 0)
 		return kvb_fail(kvb, cqe.res,
 				"cannot grow by %u slabs: %s (broker-ctl tenant show)", sqe.count,

@@ -29,6 +29,7 @@
 #include "broker/io/server.h"
 #include "broker/io/shm.h"
 #include "broker/policy/policy.h"
+#include "cuda_driver/gpu.h"
 
 #define STATS_PERIOD_NS (100ull * 1000 * 1000)
 #define STATS_RECLAIMS_MAX 1024u
@@ -145,8 +146,22 @@ static uint64_t stats_page_bytes(const struct core_space *sp)
 	return sp->regions * sp->stride_bytes;
 }
 
-static void stats_fill_devices(const struct core *c, struct stats_segment *seg)
+static void stats_fill_driver(struct gpu_device *dev, struct stats_device *sd)
 {
+	struct gpu_info info;
+
+	dev->ops->info(dev, &info);
+	stats_copy_text(sd->driver, sizeof(sd->driver), info.driver);
+	stats_copy_text(sd->model, sizeof(sd->model), info.model);
+	stats_copy_text(sd->why, sizeof(sd->why), info.why);
+	sd->node = info.node;
+	sd->owner_pid = info.owner_pid;
+	sd->failed = info.failed;
+}
+
+static void stats_fill_devices(const struct server *s, struct stats_segment *seg)
+{
+	const struct core *c = &s->core;
 	const struct core_header *h = c->h;
 	uint32_t i, n = 0;
 
@@ -159,8 +174,7 @@ static void stats_fill_devices(const struct core *c, struct stats_segment *seg)
 			continue;
 		n = i + 1;
 		memcpy(sd->name, d->name, sizeof(sd->name));
-		stats_copy_text(sd->driver, sizeof(sd->driver),
-				d->kind == KVB_DEVICE_HOST ? "host" : "cuda");
+		stats_fill_driver(s->device[i], sd);
 		sd->kind = d->kind;
 		sd->ordinal = d->ordinal;
 		sd->capacity_bytes = d->capacity_bytes;
@@ -389,7 +403,7 @@ void stats_publish(struct server *s)
 		return;
 	stats_lock(st->seg);
 	stats_fill_server(s, st->seg);
-	stats_fill_devices(&s->core, st->seg);
+	stats_fill_devices(s, st->seg);
 	stats_fill_tenants(&s->core, st->seg);
 	stats_fill_clients(s, st->seg);
 	stats_fill_spaces(&s->core, st->seg);

@@ -19,7 +19,7 @@
 #include "broker/core/core.h"
 
 #define STATS_MAGIC 0x737461747642564bull
-#define STATS_VERSION 1u
+#define STATS_VERSION 2u
 #define STATS_SPACES_MAX 256u
 #define STATS_CLIENTS_MAX 1024u
 #define STATS_TENANTS_MAX 256u
@@ -27,8 +27,14 @@
 
 struct stats_device {
 	char name[KVB_NAME_BYTES];
-	char driver[16]; /* "host" */
+	char driver[16]; /* "host", "cuda" */
+	char model[64];  /* "" where there is none */
+	char why[256];   /* of failed */
 	uint32_t kind, ordinal;
+	int32_t node;      /* NUMA node it is near; -1: not known */
+	int32_t owner_pid; /* process that keeps its memory; 0: the daemon does, or none runs */
+	uint32_t failed;   /* it gives no memory now, for the reason in why */
+	uint32_t resv;
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
 	uint64_t held_bytes, sealed_bytes,
 		free_bytes; /* of granted; pages of live and draining slabs */

@@ -72,6 +72,8 @@ static void read_terminate(struct stats_segment *seg)
 	for (uint32_t i = 0; i < seg->devices_n; i++) {
 		TERMINATE(seg->device[i].name);
 		TERMINATE(seg->device[i].driver);
+		TERMINATE(seg->device[i].model);
+		TERMINATE(seg->device[i].why);
 	}
 	for (uint32_t i = 0; i < seg->tenants_n; i++)
 		TERMINATE(seg->tenant[i].name);

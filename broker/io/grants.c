@@ -31,6 +31,7 @@
 struct grants_slab {
 	int *fds;
 	uint32_t n;
+	uint64_t token; /* what the device knows them by */
 };
 
 struct grants {
@@ -127,6 +128,7 @@ static void grants_close(struct server *s, unsigned index)
 		.count = g->n,
 		.handle_bytes = space->handle_bytes,
 		.fds = g->fds,
+		.token = g->token,
 		.close = true,
 	};
 	int error = worker_submit(s->worker, &job);
@@ -145,14 +147,20 @@ void grants_worker_done(struct server *s)
 			core_slab_closed(&s->core, job.slab);
 		} else if (job.error) {
 			if (log_limit_pass(&grants_limit, s->now_ns, 5))
-				log_warn("no memory for a slab of %u handles of %llu bytes: %s "
-					 "(something else has taken what was free at the start)",
-					 job.count, (unsigned long long)job.handle_bytes,
-					 strerror(-job.error));
+				log_warn(
+					"device %s: no memory for a slab of %u handles of %s: %s%s",
+					s->core.h->device[job.device].name, job.count,
+					core_size(job.handle_bytes).text, strerror(-job.error),
+					job.error == -ENOMEM ? " (something else has taken what "
+							       "was free at the start)"
+							     : "");
 			core_slab_failed(&s->core, job.slab);
 		} else {
-			s->grants->slab[job.slab].fds = job.fds;
-			s->grants->slab[job.slab].n = job.count;
+			s->grants->slab[job.slab] = (struct grants_slab){
+				.fds = job.fds,
+				.n = job.count,
+				.token = job.token,
+			};
 			core_slab_created(&s->core, job.slab);
 		}
 	}

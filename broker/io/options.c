@@ -20,6 +20,7 @@
 #include "broker/io/options.h"
 #include "broker/io/size.h"
 #include "broker/policy/policy.h"
+#include "cuda_driver/gpu.h"
 #include "numa/placement.h"
 
 #define MS_NS 1000000ull
@@ -30,23 +31,25 @@
 
 struct options {
 	struct server_config *cfg;
-	enum log_level level;
+	const char *owner;                      /* of what, as given */
 	const char *tenant[SERVER_TENANTS_MAX]; /* as given */
 	unsigned tenants;
 	bool per_uid_given;
 };
 
 static const char options_help[] =
-	"usage: kvbrokerd --device host:NODE=SIZE [OPTION]...\n"
+	"usage: kvbrokerd --device DEVICE=SIZE [OPTION]...\n"
 	"Owns the KV-cache memory of all LLM engines of this machine and lends it to them.\n"
 	"\n"
 	"  --device host:NODE=SIZE    serve SIZE of DRAM of a NUMA node (512M, 2G, 30% of the "
-	"node);\n"
-	"                             may be given for several nodes\n"
+	"node)\n"
+	"  --device cuda:N=SIZE       serve SIZE of the memory of a GPU; --device may be given "
+	"for\n"
+	"                             several nodes and GPUs\n"
 	"  --tenant NAME[,KEY=VALUE]  a budget: min= high= max= (sizes, or % of the device), "
 	"weight=\n"
-	"                             (1 to 1000), uid= (number or name), device=host:NODE (else "
-	"all);\n"
+	"                             (1 to 1000), uid= (number or name), device=host:NODE or\n"
+	"                             cuda:N (else all);\n"
 	"                             without any there is `default` for the daemon's own uid\n"
 	"  --socket PATH              default " KVB_DEFAULT_SOCKET "\n"
 	"  --socket-mode OCTAL        default 0660\n"
@@ -65,6 +68,9 @@ static const char options_help[] =
 	"  --revoke-grace MS          how long `extend` adds each time; default 1000\n"
 	"  --attach-deadline MS       for a connection to say HELLO; default 5000\n"
 	"  --drain MS                 after SIGTERM, for clients to leave; default 5000\n"
+	"  --owner-deadline MS        for a request to the process that keeps a GPU's memory; "
+	"default\n"
+	"                             5000\n"
 	"  --spin-us N                how long an idle ring stays polled; default 50\n"
 	"  --io auto|uring|epoll      where events come from; default auto\n"
 	"  --no-huge-pages            do not ask for huge pages for the tables\n"
@@ -131,53 +137,61 @@ static int parse_word(const char *what, const char *text, const char *const *wor
 
 /* ---- devices ------------------------------------------------------------------------------- */
 
-/* "host:0" up to `end`. */
+/* "host:0" or "cuda:0", up to `end`. */
 static int parse_device_name(const char *what, const char *text, const char *end,
 			     uint32_t *ret_kind, uint32_t *ret_ordinal)
 {
 	char number[12];
 	size_t n;
 
-	if (strncmp(text, "cuda:", 5) == 0)
-		return complain("%s %s: this daemon serves host devices only (give host:NODE)",
-				what, text);
-	if (strncmp(text, "host:", 5) != 0)
-		return complain("%s %s: not a device (host:NODE)", what, text);
+	if (strncmp(text, "host:", 5) == 0)
+		*ret_kind = KVB_DEVICE_HOST;
+	else if (strncmp(text, "cuda:", 5) == 0)
+		*ret_kind = KVB_DEVICE_CUDA;
+	else
+		return complain("%s %s: not a device (host:NODE or cuda:N)", what, text);
 	text += 5;
 	n = (size_t)(end - text);
 	if (n == 0 || n >= sizeof(number))
-		return complain("%s: no NUMA node after host:", what);
+		return complain("%s: no number after the colon", what);
 	memcpy(number, text, n);
 	number[n] = '\0';
-	*ret_kind = KVB_DEVICE_HOST;
 	return parse_u32(what, number, 0, 1023, ret_ordinal);
+}
+
+/* How large a GPU is is known when its owner runs; then its size is looked at again. */
+static int parse_device_size(const char *text, const char *size, struct server_device_config *d)
+{
+	struct placement_memory memory = { 0 };
+
+	if (d->kind == KVB_DEVICE_HOST && placement_node_memory(d->ordinal, &memory))
+		return complain("--device %s: this machine has no NUMA node %u (see numactl -H)",
+				text, d->ordinal);
+	if (size_parse(size, memory.total_bytes, &d->capacity_bytes))
+		return complain("--device %s: '%s' is not a size (512M, 2G%s)", text, size,
+				d->kind == KVB_DEVICE_HOST ? ", 30%" : "; no % of a GPU");
+	if (d->capacity_bytes < GPU_HANDLE_BYTES_MIN)
+		return complain("--device %s: less than one handle of 2M", text);
+	return 0;
 }
 
 static int parse_device(struct server_config *cfg, const char *text)
 {
 	const char *equals = strchr(text, '=');
 	struct server_device_config *d = &cfg->device[cfg->devices];
-	struct placement_memory memory;
 
 	if (!equals)
-		return complain("--device %s: no size (host:NODE=SIZE, as host:0=4G)", text);
+		return complain("--device %s: no size (as host:0=4G, cuda:0=60G)", text);
 	if (cfg->devices == SERVER_DEVICES_MAX)
 		return complain("--device %s: %u devices are as many as there may be", text,
 				SERVER_DEVICES_MAX);
-	if (parse_device_name("--device", text, equals, &d->kind, &d->ordinal))
+	if (parse_device_name("--device", text, equals, &d->kind, &d->ordinal) ||
+	    parse_device_size(text, equals + 1, d))
 		return -EINVAL;
-	if (placement_node_memory(d->ordinal, &memory))
-		return complain("--device %s: this machine has no NUMA node %u (see numactl -H)",
-				text, d->ordinal);
-	if (size_parse(equals + 1, memory.total_bytes, &d->capacity_bytes))
-		return complain("--device %s: '%s' is not a size (512M, 2G, 30%%)", text,
-				equals + 1);
 	for (unsigned i = 0; i < cfg->devices; i++) {
 		if (cfg->device[i].kind == d->kind && cfg->device[i].ordinal == d->ordinal)
 			return complain("--device %s: given twice", text);
 	}
-	if (d->capacity_bytes < (2u << 20))
-		return complain("--device %s: less than one handle of 2M", text);
 	cfg->devices++;
 	return 0;
 }
@@ -312,6 +326,8 @@ enum option_id {
 	OPT_ATTACH_DEADLINE,
 	OPT_DRAIN,
 	OPT_SPIN,
+	OPT_OWNER_DEADLINE,
+	OPT_OWNER,
 	OPT_IO,
 	OPT_NO_HUGE_PAGES,
 	OPT_FOREGROUND,
@@ -337,6 +353,8 @@ static const struct option options_long[] = {
 	{ "attach-deadline", required_argument, NULL, OPT_ATTACH_DEADLINE },
 	{ "drain", required_argument, NULL, OPT_DRAIN },
 	{ "spin-us", required_argument, NULL, OPT_SPIN },
+	{ "owner-deadline", required_argument, NULL, OPT_OWNER_DEADLINE },
+	{ "owner", required_argument, NULL, OPT_OWNER },
 	{ "io", required_argument, NULL, OPT_IO },
 	{ "no-huge-pages", no_argument, NULL, OPT_NO_HUGE_PAGES },
 	{ "foreground", no_argument, NULL, OPT_FOREGROUND },
@@ -400,9 +418,10 @@ static int option_amount(struct options *o, int option, const char *arg)
 		return parse_scaled("--drain", arg, 0, MS_NS, &cfg->drain_ns);
 	case OPT_SPIN:
 		return parse_scaled("--spin-us", arg, 0, US_NS, &cfg->spin_ns);
+	case OPT_OWNER_DEADLINE:
+		return parse_scaled("--owner-deadline", arg, 1, MS_NS, &cfg->owner_deadline_ns);
 	default:
-		return complain(
-			"usage: kvbrokerd --device host:NODE=SIZE [OPTION]... (see --help)");
+		return complain("usage: kvbrokerd --device DEVICE=SIZE [OPTION]... (see --help)");
 	}
 }
 
@@ -443,10 +462,13 @@ static int option_take(struct options *o, int option, char *arg)
 		return word < 0 ? word : 0;
 	case OPT_LOG_LEVEL:
 		word = parse_word("--log-level", arg, level_words);
-		o->level = (enum log_level)word;
+		cfg->log_level = (enum log_level)word;
 		return word < 0 ? word : 0;
 	case OPT_NO_HUGE_PAGES:
 		cfg->huge_pages = false;
+		return 0;
+	case OPT_OWNER:
+		o->owner = arg;
 		return 0;
 	case OPT_FOREGROUND:
 		return 0;
@@ -462,7 +484,8 @@ static int options_settle(struct options *o)
 	uint64_t pages = 0;
 
 	if (!cfg->devices)
-		return complain("no device: nothing to serve (give --device host:0=4G)");
+		return complain(
+			"no device: nothing to serve (give --device host:0=4G or cuda:0=60G)");
 	for (unsigned i = 0; i < cfg->devices; i++)
 		pages += cfg->device[i].capacity_bytes / PAGE_BYTES_SMALL;
 	if (!cfg->limits.pages)
@@ -478,10 +501,20 @@ static int options_settle(struct options *o)
 	return 0;
 }
 
-enum options_verdict options_parse(int argc, char **argv, struct server_config *ret,
-				   enum log_level *ret_level)
+/* The daemon itself gives this one, and nothing beside it but how much to say. */
+static int options_owner(const char *text, uint32_t *ret_ordinal)
 {
-	struct options o = { .cfg = ret, .level = LOG_LEVEL_INFO };
+	uint32_t kind;
+
+	if (parse_device_name("--owner", text, text + strlen(text), &kind, ret_ordinal))
+		return -EINVAL;
+	return kind == KVB_DEVICE_CUDA ? 0 : complain("--owner %s: not a GPU (cuda:N)", text);
+}
+
+enum options_verdict options_parse(int argc, char **argv, struct server_config *ret,
+				   uint32_t *ret_ordinal)
+{
+	struct options o = { .cfg = ret };
 	int option;
 
 	*ret = (struct server_config){
@@ -494,6 +527,8 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.attach_deadline_ns = 5000 * MS_NS,
 		.drain_ns = 5000 * MS_NS,
 		.spin_ns = 50 * US_NS,
+		.owner_deadline_ns = 5000 * MS_NS,
+		.log_level = LOG_LEVEL_INFO,
 		.admins_max = 32,
 		.socket_mode = 0660,
 		.huge_pages = true,
@@ -521,6 +556,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		complain("%s: an argument without an option (see --help)", argv[optind]);
 		return OPTIONS_WRONG;
 	}
-	*ret_level = o.level;
+	if (o.owner)
+		return options_owner(o.owner, ret_ordinal) ? OPTIONS_WRONG : OPTIONS_OWNER;
 	return options_settle(&o) ? OPTIONS_WRONG : OPTIONS_RUN;
 }

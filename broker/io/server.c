@@ -184,7 +184,7 @@ int server_start(struct server *s, const struct server_config *cfg)
 	if (error == 0)
 		error = start_lock(s);
 	if (error == 0)
-		error = start_reserve(s);
+		error = start_devices(s);
 	if (error == 0)
 		error = server_step(worker_new(&s->worker), "device worker");
 	if (error == 0)

@@ -11,7 +11,7 @@
  *             sockets, deaths, timers if the loop has any -> again, or sleep
  *
  * It sleeps only when no ring is polled (each idle ring has NEED_DOORBELL set and re-checked) and
- * the core has no work left. One thread; the device worker (worker.h) is the only other.
+ * the core has no work left. One thread; those of the device worker (worker.h) are the only others.
  */
 
 #include <signal.h>
@@ -20,9 +20,11 @@
 #include <sys/types.h>
 
 #include "broker/core/core.h"
+#include "broker/io/log.h"
 #include "broker/io/loop.h"
 
 struct worker;
+struct gpu_device;
 struct stats;
 struct admin_conn;
 
@@ -48,6 +50,8 @@ struct server_config {
 	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
 	uint64_t drain_ns;           /* SIGTERM: how long clients have to finish */
 	uint64_t spin_ns;            /* how long an idle ring stays polled; default 50 us */
+	uint64_t owner_deadline_ns;  /* for a request to the owner of a GPU */
+	enum log_level log_level;
 	uint32_t clients_per_uid;
 	uint32_t admins_max;
 	uint32_t socket_mode;     /* 0660 */
@@ -125,6 +129,8 @@ struct server {
 	struct core core;
 	struct loop *loop;
 	struct worker *worker;
+	struct gpu_device
+		*device[SERVER_DEVICES_MAX]; /* in the order of cfg.device, and the core */
 	struct stats *stats;
 	struct session *sessions;
 	uint32_t sessions_max;

@@ -5,9 +5,11 @@
  * directory and its lock, the reservation, the tables.
  *
  * The reservation is made by arithmetic: what the devices promise must be available on their nodes
- * now, and what tenants are promised must fit their devices. If not, the daemon does not start and
- * says by how much. Slabs are committed when they are granted, so memory that something else takes
- * later is a refused grant, not a killed process.
+ * now, or be there at all on their GPUs, and what tenants are promised must fit their devices. If
+ * not, the daemon does not start and says by how much. Slabs are committed when they are granted,
+ * so memory that something else takes later is a refused grant, not a killed process.
+ *
+ * Owners of all GPUs are started before the first is waited for: their drivers take seconds.
  */
 
 #include <errno.h>
@@ -25,6 +27,7 @@
 #include "broker/io/log.h"
 #include "broker/io/start.h"
 #include "broker/io/worker.h"
+#include "broker/owner/owner.h"
 #include "broker/policy/policy.h"
 #include "cuda_driver/gpu.h"
 #include "numa/placement.h"
@@ -36,15 +39,23 @@
 #define START_FDS_PER_CLIENT 6u /* socket, pidfd, three memfds, doorbell */
 #define START_FDS_OWN 64u
 #define START_HUGE_BYTES (2ull << 20)
+#define START_GPU_RESERVE_BYTES                                                                    \
+	(512ull << 20)             /* at least: contexts of engines, kernels, graphs               \
+				    */
+#define START_GPU_RESERVE_PART 20u /* or so much of it */
 
 /* ---- the process --------------------------------------------------------------------------- */
 
 void start_raise_nofile(const struct server_config *cfg)
 {
-	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT +
-			(uint64_t)cfg->devices * GPU_HOST_HANDLES_MAX;
+	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT;
 	struct rlimit limit;
 
+	for (unsigned i = 0; i < cfg->devices; i++) {
+		const struct server_device_config *d = &cfg->device[i];
+
+		need += d->capacity_bytes / gpu_handle_bytes(d->kind, d->capacity_bytes);
+	}
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
 	limit.rlim_cur = limit.rlim_max;
@@ -172,22 +183,69 @@ static int start_check_node(const struct server *s, uint32_t node)
 	return 0;
 }
 
-int start_reserve(const struct server *s)
+static int start_open_device(struct server *s, unsigned i)
 {
-	for (unsigned i = 0; i < s->cfg.devices; i++) {
-		const struct server_device_config *d = &s->cfg.device[i];
-		int error;
+	const struct server_device_config *d = &s->cfg.device[i];
+	const struct owner_config owner = {
+		.ordinal = d->ordinal,
+		.deadline_ns = s->cfg.owner_deadline_ns,
+		.level = s->cfg.log_level,
+	};
+	int error = d->kind == KVB_DEVICE_HOST ? start_check_node(s, d->ordinal) : 0;
 
-		if (d->kind != KVB_DEVICE_HOST) {
-			log_error("device cuda:%u: this daemon serves host devices only",
-				  d->ordinal);
-			return -ENODEV;
-		}
-		error = start_check_node(s, d->ordinal);
-		if (error)
-			return error;
+	if (error)
+		return error;
+	error = fault_point("device");
+	if (error == 0)
+		error = d->kind == KVB_DEVICE_HOST ? gpu_host_open(d->ordinal, &s->device[i])
+						   : owner_open(&owner, &s->device[i]);
+	if (error)
+		log_error("device %s:%u: %s", gpu_kind_name(d->kind), d->ordinal, strerror(-error));
+	return error;
+}
+
+/* Waits for the owner of a GPU, and looks if the GPU is as large as was asked. */
+static int start_check_gpu(struct server *s, unsigned i)
+{
+	const struct server_device_config *d = &s->cfg.device[i];
+	int error = owner_wait(s->device[i]);
+	uint64_t reserve, most;
+	struct gpu_info info;
+
+	s->device[i]->ops->info(s->device[i], &info);
+	if (error) {
+		log_error("device cuda:%u: %s", d->ordinal, info.why);
+		return error;
 	}
+	reserve = info.total_bytes / START_GPU_RESERVE_PART;
+	if (reserve < START_GPU_RESERVE_BYTES)
+		reserve = START_GPU_RESERVE_BYTES;
+	most = info.total_bytes > reserve ? info.total_bytes - reserve : 0;
+	if (d->capacity_bytes > most) {
+		log_error("device cuda:%u: asked %s; the GPU has %s, less %s for the engines' own "
+			  "use: %s can be had (ask for less)",
+			  d->ordinal, core_size(d->capacity_bytes).text,
+			  core_size(info.total_bytes).text, core_size(reserve).text,
+			  core_size(most).text);
+		return -ENOMEM;
+	}
+	log_info("device cuda:%u: %s, %s, NUMA node %d, driver %s, owner is process %d", d->ordinal,
+		 info.model, core_size(info.total_bytes).text, info.node, info.driver,
+		 info.owner_pid);
 	return 0;
+}
+
+int start_devices(struct server *s)
+{
+	int error = 0;
+
+	for (unsigned i = 0; error == 0 && i < s->cfg.devices; i++)
+		error = start_open_device(s, i);
+	for (unsigned i = 0; error == 0 && i < s->cfg.devices; i++) {
+		if (s->cfg.device[i].kind == KVB_DEVICE_CUDA)
+			error = start_check_gpu(s, i);
+	}
+	return error;
 }
 
 /* ---- tables -------------------------------------------------------------------------------- */
@@ -261,19 +319,23 @@ static int start_map_state(struct server *s)
 	return 0;
 }
 
-static int start_devices(struct server *s)
+/* A device in the core has the index it has on the command line. */
+static int start_add_devices(struct server *s)
 {
 	for (unsigned i = 0; i < s->cfg.devices; i++) {
 		const struct server_device_config *d = &s->cfg.device[i];
 		uint64_t handle = gpu_handle_bytes(d->kind, d->capacity_bytes);
 		char name[KVB_NAME_BYTES];
+		struct gpu_info info;
 		int index, error;
 
-		snprintf(name, sizeof(name), "%s:%u", gpu_driver_name(d->kind), d->ordinal);
+		s->device[i]->ops->info(s->device[i], &info);
+		while (handle < info.granularity_bytes)
+			handle <<= 1;
+		snprintf(name, sizeof(name), "%s:%u", gpu_kind_name(d->kind), d->ordinal);
 		index = core_device_add(&s->core, d->kind, d->ordinal, name, d->capacity_bytes,
 					handle);
-		error = index < 0 ? index
-				  : worker_device(s->worker, (uint32_t)index, d->kind, d->ordinal);
+		error = index < 0 ? index : worker_device(s->worker, (uint32_t)index, s->device[i]);
 		if (error) {
 			log_error("device %s: %s", name,
 				  index == -EEXIST ? "given twice" : strerror(-error));
@@ -331,7 +393,7 @@ int start_tables(struct server *s)
 	core_init(&s->core, s->state, &s->cfg.limits, random, s->boot_id, policy);
 	s->core.revoke_grace_ns = s->cfg.revoke_grace_ns;
 	core_set_time(&s->core, s->now_ns);
-	error = start_devices(s);
+	error = start_add_devices(s);
 	if (error == 0)
 		error = start_tenants(s);
 	return error;
@@ -339,6 +401,8 @@ int start_tables(struct server *s)
 
 void start_undo(struct server *s)
 {
+	for (unsigned i = 0; i < s->cfg.devices; i++)
+		s->device[i] = gpu_device_close(s->device[i]);
 	if (s->state)
 		munmap(s->state, s->state_bytes);
 	if (s->state_fd >= 0)

@@ -8,7 +8,7 @@
 #include "broker/io/server.h"
 
 void start_raise_nofile(const struct server_config *cfg);
-int start_lock(struct server *s); /* state directory, and the lock against a second daemon */
-int start_reserve(const struct server *s);
-int start_tables(struct server *s); /* needs the worker */
+int start_lock(struct server *s);    /* state directory, and the lock against a second daemon */
+int start_devices(struct server *s); /* opens them, and looks if they have what they promise */
+int start_tables(struct server *s);  /* needs the worker, which goes before the devices do */
 void start_undo(struct server *s);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The device worker's thread and its two queues; see worker.h.
+ * The threads of the device worker, a queue of jobs each and one of results; see worker.h.
  *
  * A node of the queue is never given back while the worker lives: what carried the order to create
  * a slab is kept to carry the order to close it, and carries no other before. So a slab that exists
  * can always be closed, however short memory is.
  *
- * The devices are fixed before the first job and used by the thread alone; the lists of nodes at
- * rest are the daemon's; the lock guards the queues only.
+ * A device is fixed before its first job and used by its thread alone; the lists of nodes at rest
+ * are the daemon's; the one lock guards the queues only, and is never held while a device works.
  */
 
 #include <assert.h>
@@ -33,17 +33,22 @@ struct worker_queue {
 	struct worker_node *first, **last;
 };
 
-struct worker {
+struct worker_unit {
+	struct worker *worker;
+	struct gpu_device *dev; /* NULL: there is no such device, and no thread */
 	pthread_t thread;
-	bool started;
-	pthread_mutex_t lock;
 	pthread_cond_t work;
+	struct worker_queue jobs;
+};
+
+struct worker {
+	pthread_mutex_t lock;
 	bool stop;
-	struct worker_queue jobs, results;
+	struct worker_queue results;
 	struct worker_node *closers; /* one for each slab that exists */
 	struct worker_node *spare;
 	int event_fd;
-	struct gpu_device *device[WORKER_DEVICES_MAX];
+	struct worker_unit unit[WORKER_DEVICES_MAX];
 };
 
 static void queue_init(struct worker_queue *q)
@@ -77,7 +82,8 @@ static int worker_create(struct gpu_device *dev, struct worker_job *job)
 
 	job->fds = error ? NULL : fault_calloc("slab-fds", job->count, sizeof(*job->fds));
 	if (error == 0)
-		error = job->fds ? dev->ops->create(dev, job->count, job->handle_bytes, job->fds)
+		error = job->fds ? dev->ops->create(dev, job->count, job->handle_bytes, job->fds,
+						    &job->token)
 				 : -ENOMEM;
 	if (error) {
 		free(job->fds);
@@ -86,35 +92,38 @@ static int worker_create(struct gpu_device *dev, struct worker_job *job)
 	return error;
 }
 
-static void worker_do(struct worker *w, struct worker_job *job)
+static void worker_close(struct gpu_device *dev, struct worker_job *job)
 {
-	struct gpu_device *dev = w->device[job->device];
+	dev->ops->close(dev, job->count, job->handle_bytes, job->fds, job->token);
+	free(job->fds);
+	job->fds = NULL;
+}
 
-	if (job->close) {
-		dev->ops->close(dev, job->count, job->handle_bytes, job->fds);
-		free(job->fds);
-		job->fds = NULL;
-		job->error = 0;
-	} else {
+static void worker_do(struct gpu_device *dev, struct worker_job *job)
+{
+	job->error = 0;
+	if (job->close)
+		worker_close(dev, job);
+	else
 		job->error = worker_create(dev, job);
-	}
 }
 
 static void *worker_main(void *arg)
 {
-	struct worker *w = arg;
+	struct worker_unit *unit = arg;
+	struct worker *w = unit->worker;
 	const uint64_t one = 1;
 
 	pthread_mutex_lock(&w->lock);
 	while (!w->stop) {
-		struct worker_node *node = queue_take(&w->jobs);
+		struct worker_node *node = queue_take(&unit->jobs);
 
 		if (!node) {
-			pthread_cond_wait(&w->work, &w->lock);
+			pthread_cond_wait(&unit->work, &w->lock);
 			continue;
 		}
 		pthread_mutex_unlock(&w->lock);
-		worker_do(w, &node->job);
+		worker_do(unit->dev, &node->job);
 		pthread_mutex_lock(&w->lock);
 		queue_put(&w->results, node);
 		if (write(w->event_fd, &one, sizeof(one)) < 0)
@@ -132,16 +141,9 @@ int worker_new(struct worker **ret)
 	if (!w)
 		return -ENOMEM;
 	pthread_mutex_init(&w->lock, NULL);
-	pthread_cond_init(&w->work, NULL);
-	queue_init(&w->jobs);
 	queue_init(&w->results);
 	w->event_fd = fault_fails("eventfd") ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	error = w->event_fd < 0 ? -errno : 0;
-	if (error == 0)
-		error = fault_point("thread");
-	if (error == 0)
-		error = -pthread_create(&w->thread, NULL, worker_main, w);
-	w->started = error == 0;
 	if (error) {
 		worker_free(w);
 		return error;
@@ -171,15 +173,30 @@ static void worker_drop(struct worker *w, struct worker_queue *q)
 	struct worker_node *node;
 
 	while ((node = queue_take(q))) {
-		struct worker_job *job = &node->job;
-
-		if (job->fds) {
-			struct gpu_device *dev = w->device[job->device];
-
-			dev->ops->close(dev, job->count, job->handle_bytes, job->fds);
-			free(job->fds);
-		}
+		if (node->job.fds)
+			worker_close(w->unit[node->job.device].dev, &node->job);
 		free(node);
+	}
+}
+
+static void worker_stop(struct worker *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->stop = true;
+	for (unsigned i = 0; i < WORKER_DEVICES_MAX; i++) {
+		if (w->unit[i].dev)
+			pthread_cond_signal(&w->unit[i].work);
+	}
+	pthread_mutex_unlock(&w->lock);
+	for (unsigned i = 0; i < WORKER_DEVICES_MAX; i++) {
+		struct gpu_device *dev = w->unit[i].dev;
+
+		if (dev && dev->ops->cancel)
+			dev->ops->cancel(dev);
+	}
+	for (unsigned i = 0; i < WORKER_DEVICES_MAX; i++) {
+		if (w->unit[i].dev)
+			pthread_join(w->unit[i].thread, NULL);
 	}
 }
 
@@ -189,22 +206,18 @@ struct worker *worker_free(struct worker *w)
 
 	if (!w)
 		return NULL;
-	if (w->started) {
-		pthread_mutex_lock(&w->lock);
-		w->stop = true;
-		pthread_cond_signal(&w->work);
-		pthread_mutex_unlock(&w->lock);
-		pthread_join(w->thread, NULL);
+	worker_stop(w);
+	for (unsigned i = 0; i < WORKER_DEVICES_MAX; i++) {
+		if (!w->unit[i].dev)
+			continue;
+		worker_drop(w, &w->unit[i].jobs);
+		pthread_cond_destroy(&w->unit[i].work);
 	}
-	worker_drop(w, &w->jobs);
 	worker_drop(w, &w->results);
 	while ((node = list_take(&w->closers)) || (node = list_take(&w->spare)))
 		free(node);
-	for (unsigned i = 0; i < WORKER_DEVICES_MAX; i++)
-		gpu_device_close(w->device[i]);
 	if (w->event_fd >= 0)
 		close(w->event_fd);
-	pthread_cond_destroy(&w->work);
 	pthread_mutex_destroy(&w->lock);
 	free(w);
 	return NULL;
@@ -215,27 +228,39 @@ int worker_fd(const struct worker *w)
 	return w->event_fd;
 }
 
-int worker_device(struct worker *w, uint32_t device, uint32_t kind, uint32_t ordinal)
+int worker_device(struct worker *w, uint32_t device, struct gpu_device *dev)
 {
-	assert(device < WORKER_DEVICES_MAX && !w->device[device]);
-	if (fault_point("device"))
-		return -ENOMEM;
-	return gpu_device_open(kind, ordinal, &w->device[device]);
+	struct worker_unit *unit = &w->unit[device];
+	int error = fault_point("thread");
+
+	assert(device < WORKER_DEVICES_MAX && !unit->dev);
+	unit->worker = w;
+	unit->dev = dev;
+	queue_init(&unit->jobs);
+	pthread_cond_init(&unit->work, NULL);
+	if (error == 0)
+		error = -pthread_create(&unit->thread, NULL, worker_main, unit);
+	if (error) {
+		pthread_cond_destroy(&unit->work);
+		unit->dev = NULL;
+	}
+	return error;
 }
 
 int worker_submit(struct worker *w, const struct worker_job *job)
 {
+	struct worker_unit *unit = &w->unit[job->device];
 	struct worker_node *node = list_take(job->close ? &w->closers : &w->spare);
 
-	assert(job->device < WORKER_DEVICES_MAX && w->device[job->device]);
+	assert(job->device < WORKER_DEVICES_MAX && unit->dev);
 	if (!node && !job->close)
 		node = fault_calloc("worker-job", 1, sizeof(*node));
 	if (!node)
 		return -ENOMEM;
 	node->job = *job;
 	pthread_mutex_lock(&w->lock);
-	queue_put(&w->jobs, node);
-	pthread_cond_signal(&w->work);
+	queue_put(&unit->jobs, node);
+	pthread_cond_signal(&unit->work);
 	pthread_mutex_unlock(&w->lock);
 	return 0;
 }

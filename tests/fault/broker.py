@@ -75,16 +75,17 @@ class Admin:
 
 
 class Broker:
-    def __init__(self, programs, args=TENANTS, env=None, where=None, nofile=None, size="64M"):
+    def __init__(self, programs, args=TENANTS, env=None, where=None, nofile=None, size="64M", devices=None):
         self.ctl_program = programs["broker-ctl"]
         self.dir = where or tempfile.mkdtemp(prefix="kvb-fault-")
         self.sock = self.dir + "/sock"
         self.log = self.dir + "/log"
+        devices = [word for device in devices or ["host:0=" + size] for word in ("--device", device)]
         limit = ["prlimit", "--nofile=%d" % nofile] if nofile else []
         with open(self.log, "w") as log:
             self.proc = subprocess.Popen(
                 limit + [programs["kvbrokerd"], "--socket", self.sock, "--state-dir", self.dir + "/state",
-                         "--device", "host:0=" + size, "--max-pages", "8192", "--drain", "100",
+                         *devices, "--max-pages", "8192", "--drain", "100",
                          "--revoke-grace", "100", *args],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
         wait_until(lambda: "ready:" in self.text() or self.proc.poll() is not None,
@@ -151,8 +152,8 @@ class Broker:
                        lambda n=name: "tenant %s cannot be deleted: %s" % (n, self.ask("tenant", "delete", n)))
         wait_until(lambda: all(self.ask("tenant", "delete", n)[0] == 4 for n in ("default", "other")),
                    "tenants do not go")
-        device = self.json("gpu", "list")["devices"][0]
-        assert device["granted_bytes"] == 0 and device["slabs"] == 0, device
+        for device in self.json("gpu", "list")["devices"]:
+            assert device["granted_bytes"] == 0 and device["slabs"] == 0, device
         want = fds or self.fds
         wait_until(lambda: self.count_fds() <= want,
                    lambda: "%d fds, %d after the start: %s" % (self.count_fds(), want, self.fd_list()))

@@ -17,7 +17,7 @@ int suite_run(const char *name, const struct suite_case *cases)
 		TCase *tcase = tcase_create(name);
 		if (c->timeout_s > 0)
 			tcase_set_timeout(tcase, c->timeout_s);
-		tcase_add_test(tcase, *c->test);
+		tcase_add_loop_test(tcase, *c->test, 0, c->loops > 0 ? c->loops : 1);
 		suite_add_tcase(suite, tcase);
 	}
 	SRunner *runner = srunner_create(suite);

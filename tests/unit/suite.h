@@ -14,6 +14,7 @@
 struct suite_case {
 	const TTest **test; /* the name START_TEST() made */
 	double timeout_s;   /* 0 = Check's default */
+	int loops;          /* runs it that often, _i counting from 0; 0 = once */
 };
 
 /* Runs every case up to the one whose test is NULL. Returns main()'s exit status. */

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -264,6 +265,89 @@ START_TEST(fault_020_grants_that_lie_end_the_connection)
 		kvb_disconnect(kvb);
 		fake_stop(&fake);
 	}
+}
+END_TEST
+
+/* The memory of region 1 may only be read. */
+static void grant_half_of_use(struct fake *f, void *arg)
+{
+	char path[64];
+	const int rw = memfd_create("slab", MFD_CLOEXEC);
+
+	ck_assert_int_eq(ftruncate(rw, FAKE_HANDLE_BYTES), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", rw);
+	f->slab_fd[0][1] = open(path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_ge(f->slab_fd[0][1], 0);
+	close(rw);
+	fake_grant(f, 0);
+}
+
+START_TEST(grant_that_cannot_be_mapped_is_refused_whole)
+{
+	fake_init(&fake);
+	fake_start(&fake);
+	struct kvb *kvb = client(0);
+	struct kvb_space *space = space_of(kvb, 2);
+	fake_do(&fake, grant_half_of_use, NULL);
+	for (unsigned i = 0; i < 1000 && !__atomic_load_n(&fake.acks, __ATOMIC_ACQUIRE); i++) {
+		ck_assert_int_eq(kvb_poll(kvb), 0);
+		usleep(1000);
+	}
+	ck_assert_uint_eq(fake.ack.status, EACCES);
+	ck_assert(!readable(kvb_region_base(space, 0)));
+	ck_assert_uint_eq(slabs(space), 0);
+	ck_assert_int_eq(kvb_nop(kvb), 0);
+	kvb_disconnect(kvb);
+	fake_stop(&fake);
+}
+END_TEST
+
+START_TEST(space_that_cannot_be_used_here_is_closed_again)
+{
+	/* No driver, no such GPU, or handles of a size that no GPU maps. */
+	const struct kvb_space_params p = { .device_kind = KVB_DEVICE_CUDA,
+					    .stride_bytes = FAKE_PAGE_BYTES };
+	struct kvb_space *space = NULL;
+
+	fake_init(&fake);
+	fake_start(&fake);
+	struct kvb *kvb = client(0);
+	ck_assert_int_lt(kvb_space_open(kvb, &p, &space), 0);
+	ck_assert_ptr_null(space);
+	ck_assert_ptr_nonnull(strstr(kvb_error_text(kvb), "cuda:0"));
+	ck_assert_uint_eq(fake.closes, 1);
+	space = space_of(kvb, 1);
+	ck_assert_int_gt(kvb_space_grow(space, 1, 0), 0);
+	kvb_disconnect(kvb);
+	fake_stop(&fake);
+}
+END_TEST
+
+START_TEST(pages_are_copied_in_and_out)
+{
+	enum { N = 100 };
+	char in[N], out[N] = "";
+
+	fake_init(&fake);
+	fake_start(&fake);
+	struct kvb *kvb = client(0);
+	struct kvb_space *space = space_of(kvb, 2);
+	const kvb_page_t page = KVB_PAGE(1, 3), later = KVB_PAGE(1, FAKE_PAGES_PER_SLAB);
+	memset(in, 'k', N);
+	ck_assert_int_eq(kvb_page_write(space, 1, page, in, N), -ENOENT);
+	ck_assert_int_gt(kvb_space_grow(space, 1, 0), 0);
+	ck_assert_int_eq(kvb_page_write(space, 1, page, in, N), 0);
+	ck_assert_int_eq(memcmp(kvb_page_addr(space, 1, page), in, N), 0);
+	ck_assert_int_eq(*(char *)kvb_page_addr(space, 0, page), 0);
+	ck_assert_int_eq(kvb_page_read(space, 1, page, out, N), 0);
+	ck_assert_int_eq(memcmp(in, out, N), 0);
+	ck_assert_int_eq(kvb_page_read(space, 0, later, out, N), -ENOENT);
+	ck_assert_int_eq(kvb_page_read(space, 2, page, out, N), -EINVAL);
+	ck_assert_int_eq(kvb_page_read(space, 0, page, out, FAKE_PAGE_BYTES + 1), -EINVAL);
+	ck_assert_int_eq(kvb_page_read(space, 0, KVB_PAGE(1, UINT32_MAX), out, N), -EINVAL);
+	ck_assert_int_eq(memcmp(in, out, N), 0);
+	kvb_disconnect(kvb);
+	fake_stop(&fake);
 }
 END_TEST
 
@@ -583,6 +667,9 @@ int main(void)
 		{ &close_is_refused_while_pages_are_held, 0 },
 		{ &grant_of_an_unknown_space_is_answered, 0 },
 		{ &fault_020_grants_that_lie_end_the_connection, 20 },
+		{ &grant_that_cannot_be_mapped_is_refused_whole, 0 },
+		{ &space_that_cannot_be_used_here_is_closed_again, 0 },
+		{ &pages_are_copied_in_and_out, 0 },
 		{ &child_does_not_inherit_the_memory, 20 },
 		{ &revoked_slab_is_unmapped_at_the_quiet_point, 0 },
 		{ &grant_that_overtakes_the_reclaim_stays, 0 },

@@ -370,13 +370,40 @@ static cJSON *device_free(const struct stats_segment *seg, const void *record)
 	return cJSON_CreateNumber((double)(d->capacity_bytes - d->granted_bytes));
 }
 
-/* ok, or what an operator should know: memory on its way back, tenants above their high mark. */
+static cJSON *device_owner(const struct stats_segment *seg, const void *record)
+{
+	int32_t pid = ((const struct stats_device *)record)->owner_pid;
+
+	return pid > 0 ? cJSON_CreateNumber(pid) : NULL;
+}
+
+static cJSON *device_node(const struct stats_segment *seg, const void *record)
+{
+	int32_t node = ((const struct stats_device *)record)->node;
+
+	return node >= 0 ? cJSON_CreateNumber(node) : NULL;
+}
+
+/* Nothing moves pages of a device to another yet. */
+static cJSON *device_mover(const struct stats_segment *seg, const void *record)
+{
+	return NULL;
+}
+
+/*
+ * ok, or what an operator should know: no memory to be had, memory on its way back, tenants above
+ * their high mark.
+ */
 static cJSON *device_state(const struct stats_segment *seg, const void *record)
 {
 	const struct stats_device *d = record;
 	size_t index = (size_t)(d - seg->device);
-	char text[64];
+	char text[288];
 
+	if (d->failed) {
+		(void)snprintf(text, sizeof(text), "failed (%s)", d->why);
+		return cJSON_CreateString(text);
+	}
 	for (uint32_t i = 0; i < seg->tenants_n; i++) {
 		const struct core_budget *b = &seg->tenant[i].budget[index];
 
@@ -392,6 +419,15 @@ static cJSON *device_state(const struct stats_segment *seg, const void *record)
 static const struct column device_columns[] = {
 	{ "name", "DEVICE", COLUMN_TEXT, false, "host:NODE or cuda:N", TEXT(stats_device, name) },
 	{ "driver", "DRIVER", COLUMN_TEXT, false, "what serves it", TEXT(stats_device, driver) },
+	{ "model", "MODEL", COLUMN_TEXT, true, "what the GPU calls itself",
+	  TEXT(stats_device, model) },
+	{ "numa", "NUMA", COLUMN_COUNT, true, "node it is, or is near", CALL(device_node) },
+	{ "owner_pid", "OWNER", COLUMN_COUNT, true, "process that keeps the GPU's memory",
+	  CALL(device_owner) },
+	{ "mover_pid", "MOVER", COLUMN_COUNT, true, "process that moves its pages; none yet",
+	  CALL(device_mover) },
+	{ "capacity", "CAPACITY", COLUMN_BYTES, true, "capacity_bytes by a shorter name",
+	  U64(stats_device, capacity_bytes) },
 	{ "capacity_bytes", "CAP", COLUMN_BYTES, false, "given to the daemon",
 	  U64(stats_device, capacity_bytes) },
 	{ "granted_bytes", "GRANTED", COLUMN_BYTES, false, "in slabs of spaces",
@@ -417,7 +453,8 @@ static const struct column device_columns[] = {
 	  U64(stats_device, revocations) },
 	{ "evictions", "EVICTED", COLUMN_COUNT, false, "pages evicted since start",
 	  U64(stats_device, evictions) },
-	{ "state", "STATE", COLUMN_TEXT, false, "ok, draining, pressure", CALL(device_state) },
+	{ "state", "STATE", COLUMN_TEXT, false, "ok, draining, pressure, failed",
+	  CALL(device_state) },
 };
 const struct table table_devices = TABLE("devices", "device", device_columns);
 

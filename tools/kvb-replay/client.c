@@ -6,7 +6,8 @@
  * It connects, joins the space that all clients of the replay share (the first one also asks for
  * all the memory there is), and then takes requests off the shared ticket until there are none.
  * Instead of computing KV it stamps pages from their keys; instead of attending to them it
- * compares.
+ * compares. Both happen in the page itself where the CPU can reach it, and in a copy of one
+ * region's part of it where it lies on a GPU.
  *
  * After each request it holds nothing, so memory the broker wants back is given up right there. A
  * client that waits for its turn looks at its socket ten times a second for the same reason.
@@ -17,6 +18,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +30,7 @@
 #include "uapi/libkvbroker.h"
 
 #define GROW_TIMEOUT_NS (5ull * 1000 * 1000 * 1000)
+#define SLABS_NS (1ull * 1000 * 1000 * 1000)
 #define LOOK_NS (100ull * 1000 * 1000)
 #define CORRUPT_SAID_MAX 3u
 
@@ -41,6 +44,7 @@ struct client {
 	struct kvb_space *space;
 	uint32_t ns;
 	size_t region_bytes; /* of one page */
+	void *staging;       /* one of these, for pages on a GPU; NULL on the host */
 	/* of the request at hand, room for the largest */
 	size_t request;
 	const uint64_t *id;
@@ -95,6 +99,23 @@ static void digest_of(const struct replay_options *o, uint8_t ret[32])
 	memcpy(ret, word, sizeof(word));
 }
 
+/* Whether memory that the space had before us, and that is being sent, has come. */
+static bool wait_for_slabs(struct client *c)
+{
+	const uint64_t until_ns = live_clock_ns() + SLABS_NS;
+	struct pollfd p = { .fd = kvb_fd(c->kvb), .events = POLLIN };
+	struct kvb_space_info info;
+
+	for (;;) {
+		kvb_space_get_info(c->space, &info);
+		if (info.slabs > 0)
+			return true;
+		if (live_clock_ns() >= until_ns || kvb_poll(c->kvb) < 0)
+			return false;
+		(void)poll(&p, 1, 10);
+	}
+}
+
 /* All the memory the device and the tenant's budget have for the space. */
 static bool grow_to_all(struct client *c)
 {
@@ -115,12 +136,12 @@ static bool grow_to_all(struct client *c)
 		return fail(c, "memory for the space: %s (%s)", kvb_error_text(c->kvb),
 			    strerror((int)-r));
 	}
-	if (info.slabs == 0) {
+	if (!wait_for_slabs(c)) {
 		return fail(c,
-			    "host:%" PRIu32
+			    "%s:%" PRIu32
 			    " has no memory for this space: %s (other spaces or tenants may "
 			    "have it all: broker-ctl space list)",
-			    c->o->node, kvb_error_text(c->kvb));
+			    live_device_name(c->o), c->o->device_ordinal, kvb_error_text(c->kvb));
 	}
 	return true;
 }
@@ -129,10 +150,10 @@ static enum replay_exit attach(struct client *c)
 {
 	struct kvb_params params = { .socket = c->o->broker, .tenant = c->o->tenant };
 	struct kvb_space_params space = {
-		.device_kind = KVB_DEVICE_HOST,
-		.device_ordinal = c->o->node,
+		.device_kind = c->o->device_kind,
+		.device_ordinal = c->o->device_ordinal,
 		.regions = c->o->regions,
-		.stride_bytes = c->o->page_bytes / c->o->regions,
+		.stride_bytes = c->region_bytes,
 	};
 	struct kvb_ns_info ns;
 	uint8_t digest[32];
@@ -148,8 +169,9 @@ static enum replay_exit attach(struct client *c)
 	}
 	r = kvb_space_open(c->kvb, &space, &c->space);
 	if (r < 0) {
-		(void)fail(c, "joining the space on host:%" PRIu32 ": %s (%s)", c->o->node,
-			   kvb_error_text(c->kvb), strerror(-r));
+		(void)fail(c, "joining the space on %s:%" PRIu32 ": %s (%s)",
+			   live_device_name(c->o), c->o->device_ordinal, kvb_error_text(c->kvb),
+			   strerror(-r));
 		return REPLAY_FAILED;
 	}
 	digest_of(c->o, digest);
@@ -160,7 +182,6 @@ static enum replay_exit attach(struct client *c)
 		return REPLAY_FAILED;
 	}
 	c->ns = ns.ns;
-	c->region_bytes = space.stride_bytes;
 	return c->index > 0 || grow_to_all(c) ? REPLAY_OK : REPLAY_FAILED;
 }
 
@@ -173,6 +194,9 @@ static bool make_room(struct client *c)
 	c->some = calloc(n, sizeof(*c->some));
 	c->missing = calloc(n, sizeof(*c->missing));
 	c->seal = calloc(n, sizeof(*c->seal));
+	c->region_bytes = c->o->page_bytes / c->o->regions;
+	if (c->o->device_kind == KVB_DEVICE_CUDA && !(c->staging = malloc(c->region_bytes)))
+		return fail(c, "out of memory");
 	return (c->key && c->page && c->some && c->missing && c->seal) || fail(c, "out of memory");
 }
 
@@ -269,32 +293,62 @@ static bool look_up_and_allocate(struct client *c)
 	return true;
 }
 
-static void fill(struct client *c)
+static bool stamp(struct client *c, kvb_page_t page, const struct kvb_hash *key, uint32_t region)
+{
+	int r;
+
+	if (!c->staging) {
+		key_stamp(kvb_page_addr(c->space, region, page), c->region_bytes, key, region);
+		return true;
+	}
+	key_stamp(c->staging, c->region_bytes, key, region);
+	r = kvb_page_write(c->space, region, page, c->staging, c->region_bytes);
+	return r == 0 || fail_call(c, "fill", r);
+}
+
+static bool fill(struct client *c)
 {
 	uint64_t from_ns = live_clock_ns();
 
 	for (uint32_t i = 0; i < c->got; i++) {
 		uint32_t at = c->missing[i];
 
-		for (uint32_t region = 0; region < c->o->regions; region++) {
-			key_stamp(kvb_page_addr(c->space, region, c->some[i]), c->region_bytes,
-				  &c->key[at], region);
-		}
+		for (uint32_t region = 0; region < c->o->regions; region++)
+			if (!stamp(c, c->some[i], &c->key[at], region))
+				return false;
 		c->seal[i] =
 			(struct kvb_seal){ .page = c->some[i], .hash = c->key[at], .depth = at };
 	}
 	c->n->bytes_filled += c->got * c->o->page_bytes;
 	c->n->fill_ns += live_clock_ns() - from_ns;
+	return true;
 }
 
-static void verify_page(struct client *c, uint32_t at)
+/* Where the bytes of a page's part can be looked at; NULL: failed, and said so. */
+static const void *look_at(struct client *c, kvb_page_t page, uint32_t region)
+{
+	int r;
+
+	if (!c->staging)
+		return kvb_page_addr(c->space, region, page);
+	r = kvb_page_read(c->space, region, page, c->staging, c->region_bytes);
+	if (r == 0)
+		return c->staging;
+	(void)fail_call(c, "verify", r);
+	return NULL;
+}
+
+static bool verify_page(struct client *c, uint32_t at)
 {
 	bool good = true;
 
 	for (uint32_t region = 0; region < c->o->regions && good; region++) {
-		const void *bytes = kvb_page_addr(c->space, region, c->page[at]);
-		size_t offset = key_check(bytes, c->region_bytes, &c->key[at], region);
+		const void *bytes = look_at(c, c->page[at], region);
+		size_t offset;
 
+		if (!bytes)
+			return false;
+		offset = key_check(bytes, c->region_bytes, &c->key[at], region);
 		good = offset == c->region_bytes;
 		if (!good && c->n->corrupt < CORRUPT_SAID_MAX) {
 			replay_say("client %" PRIu32 ": request %zu: block %" PRIu64
@@ -306,17 +360,19 @@ static void verify_page(struct client *c, uint32_t at)
 	c->n->pages_verified++;
 	c->n->corrupt += !good;
 	c->n->bytes_verified += c->o->page_bytes;
+	return true;
 }
 
 /* Everything we lease and have not filled ourselves: all of it before we seal. */
-static void verify_found(struct client *c)
+static bool verify_found(struct client *c)
 {
 	uint64_t from_ns = live_clock_ns();
 
 	for (uint32_t i = 0; i < c->blocks; i++)
-		if (c->page[i] != KVB_PAGE_NONE)
-			verify_page(c, i);
+		if (c->page[i] != KVB_PAGE_NONE && !verify_page(c, i))
+			return false;
 	c->n->verify_ns += live_clock_ns() - from_ns;
+	return true;
 }
 
 /*
@@ -337,8 +393,8 @@ static bool publish(struct client *c)
 		if (i < sealed)
 			c->page[at] = c->some[i];
 		if (i >= sealed || c->some[i] != c->seal[i].page) {
-			if (i < sealed && c->o->verify)
-				verify_page(c, at);
+			if (i < sealed && c->o->verify && !verify_page(c, at))
+				return false;
 			c->some[unused++] = c->seal[i].page;
 		}
 	}
@@ -381,10 +437,8 @@ static bool run_request(struct client *c)
 	if (!ok)
 		return false;
 	if (c->blocks > 0) {
-		fill(c);
-		if (c->o->verify)
-			verify_found(c);
-		if ((c->got > 0 && !publish(c)) || !release_tail_first(c))
+		if (!fill(c) || (c->o->verify && !verify_found(c)) || (c->got > 0 && !publish(c)) ||
+		    !release_tail_first(c))
 			return false;
 	}
 	c->n->requests++;
@@ -413,6 +467,7 @@ enum replay_exit client_main(const struct replay_options *o, const struct trace 
 			code = REPLAY_FAILED;
 	}
 	(void)kvb_disconnect(c.kvb);
+	free(c.staging);
 	free(c.key);
 	free(c.page);
 	free(c.some);

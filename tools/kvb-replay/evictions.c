@@ -135,11 +135,11 @@ static int map_segment(const char *path, const struct stats_segment **ret, char 
 	return r < 0 ? fail(why, r, "a stats segment of another version than this kvb-replay") : 0;
 }
 
-int evictions_read(const char *socket, uint32_t node, uint64_t *ret, char why[256])
+int evictions_read(const struct replay_options *o, uint64_t *ret, char why[256])
 {
 	const struct stats_segment *segment = NULL;
 	struct stats_segment *copy;
-	int r = map_segment(socket, &segment, why);
+	int r = map_segment(o->broker, &segment, why);
 
 	if (r < 0)
 		return r;
@@ -152,7 +152,8 @@ int evictions_read(const char *socket, uint32_t node, uint64_t *ret, char why[25
 	}
 	r = fail(why, -ENODEV, "the broker shows no such device");
 	for (uint32_t i = 0; i < copy->devices_n; i++) {
-		if (copy->device[i].kind == KVB_DEVICE_HOST && copy->device[i].ordinal == node) {
+		if (copy->device[i].kind == o->device_kind &&
+		    copy->device[i].ordinal == o->device_ordinal) {
 			*ret = copy->device[i].evictions;
 			r = 0;
 		}

@@ -49,6 +49,11 @@ uint64_t live_clock_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
+const char *live_device_name(const struct replay_options *o)
+{
+	return o->device_kind == KVB_DEVICE_CUDA ? "cuda" : "host";
+}
+
 static void stop(struct live *l)
 {
 	__atomic_store_n(&l->shared->stop, 1, __ATOMIC_RELAXED);
@@ -217,7 +222,7 @@ static void add_up(const struct live *l, struct replay_result *ret)
 static bool read_evictions(struct live *l, uint64_t *ret)
 {
 	char why[256] = "";
-	int r = evictions_read(l->o->broker, l->o->node, ret, why);
+	int r = evictions_read(l->o, ret, why);
 
 	if (r < 0) {
 		replay_say("the broker's counters: %s (%s)", why, strerror(-r));

@@ -39,8 +39,11 @@ uint64_t live_clock_ns(void);
 enum replay_exit client_main(const struct replay_options *o, const struct trace *t,
 			     struct live_shared *shared, uint32_t index);
 
+/* "host" or "cuda". */
+const char *live_device_name(const struct replay_options *o);
+
 /*
- * Evictions of device host:node since the broker's start, by all its clients, from the segment the
- * broker publishes its counters in. 0, or -errno with the reason in why.
+ * Evictions of the replay's device since the broker's start, by all its clients, from the segment
+ * the broker publishes its counters in. 0, or -errno with the reason in why.
  */
-int evictions_read(const char *socket, uint32_t node, uint64_t *ret, char why[256]);
+int evictions_read(const struct replay_options *o, uint64_t *ret, char why[256]);

@@ -35,7 +35,7 @@ static const char USAGE[] =
 	"  --clients N          processes that share the trace (default 4)\n"
 	"  --page-bytes SIZE    one block, all regions together (default 64K)\n"
 	"  --regions R          a page lies in R regions, as with one a layer (default 1)\n"
-	"  --device host:NODE   memory to use (default host:0)\n"
+	"  --device DEVICE      host:NODE, or cuda:N for a GPU (default host:0)\n"
 	"  --tenant NAME        whose budget it is (default \"default\")\n"
 	"  --speed max|FACTOR   as fast as it goes (default), or FACTOR times the trace's own "
 	"pace\n"
@@ -137,19 +137,21 @@ bad:
 	return false;
 }
 
-static bool take_device(const char *text, uint32_t *ret_node)
+static bool take_device(const char *text, uint32_t *ret_kind, uint32_t *ret_ordinal)
 {
-	uint64_t node;
+	uint64_t ordinal;
 
-	if (strncmp(text, "host:", 5) != 0) {
-		replay_say(
-			"--device takes host:NODE, not '%s': pages are filled and read by the CPU",
-			text);
+	if (strncmp(text, "host:", 5) == 0) {
+		*ret_kind = KVB_DEVICE_HOST;
+	} else if (strncmp(text, "cuda:", 5) == 0) {
+		*ret_kind = KVB_DEVICE_CUDA;
+	} else {
+		replay_say("--device takes host:NODE or cuda:N, not '%s'", text);
 		return false;
 	}
-	if (!take_number(OPT_DEVICE, text + 5, 0, 1023, /* with_unit = */ false, &node))
+	if (!take_number(OPT_DEVICE, text + 5, 0, 1023, /* with_unit = */ false, &ordinal))
 		return false;
-	*ret_node = (uint32_t)node;
+	*ret_ordinal = (uint32_t)ordinal;
 	return true;
 }
 
@@ -226,7 +228,7 @@ static bool take_option(struct replay_options *o, int id, const char *arg)
 		o->regions = (uint32_t)number;
 		break;
 	case OPT_DEVICE:
-		ok = take_device(arg, &o->node);
+		ok = take_device(arg, &o->device_kind, &o->device_ordinal);
 		break;
 	case OPT_TENANT:
 		ok = take_tenant(arg, &o->tenant);
@@ -312,6 +314,7 @@ int main(int argc, char **argv)
 		.clients = 4,
 		.regions = 1,
 		.page_bytes = PAGE_BYTES_DEFAULT,
+		.device_kind = KVB_DEVICE_HOST,
 	};
 	bool given[OPT_END - OPT_TRACE] = { false };
 	const char *socket = getenv("KVBROKER_SOCKET");

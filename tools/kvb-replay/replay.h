@@ -38,7 +38,8 @@ struct replay_options {
 	/* live */
 	const char *broker; /* socket */
 	const char *tenant; /* NULL = the broker's default */
-	uint32_t node;      /* of device host:NODE */
+	uint32_t device_kind; /* enum kvb_device_kind */
+	uint32_t device_ordinal;
 	uint32_t clients;
 	uint32_t regions;
 	uint64_t page_bytes; /* of all regions together */

@@ -76,6 +76,7 @@ def notices_a_dead_client(socket):
 
 def refuses(socket):
     for args, want, text in ((("--tenant", "nobody"), 1, "nobody"), (("--device", "host:999"), 1, "host:999"),
+                             (("--device", "cuda:0"), 1, "cuda:0"), (("--device", "tpu:0"), 2, "cuda:N"),
                              (("--page-bytes", "100"), 2, "multiple of 64"), (("--policy", "lru"), 2, "--sim"),
                              (("--broker", socket + ".none"), 3, "no broker")):
         code, got, err = finish(start(socket, *args))

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * cuInit, and what is asked about a device. Every name begins with "fakecuda", so that nobody takes
+ * a figure from a pretend device for one of a GPU; its PCI domain exists on no machine, so that
+ * nobody finds another device's node in sysfs under its number.
+ *
+ * What is told about a device does not fail when it is lost: the real driver answers from memory.
+ */
+
+#include "tests/fakecuda/fake.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEVICE_NAME "fakecuda GPU"
+#define DEVICE_PCI_DOMAIN 0xfa4e
+#define DEVICE_PCI_BUS(ordinal) ((ordinal) + 1)
+
+static enum cu_result device_init(unsigned int flags)
+{
+	uint32_t done;
+
+	if (flags)
+		return CU_ERROR_INVALID_VALUE;
+	if (fake.pid)
+		return CU_OK;
+	if (fake.settings.gpus == 0)
+		return CU_ERROR_NO_DEVICE;
+	for (done = 0; done < fake.settings.gpus; done++) {
+		fake.devices[done].primary.ordinal = done;
+		if (store_open(&fake.settings, done, &fake.devices[done].store) < 0)
+			break;
+	}
+	if (done < fake.settings.gpus) {
+		while (done-- > 0)
+			store_close(fake.devices[done].store);
+		return CU_ERROR_OPERATING_SYSTEM;
+	}
+	fake.pid = getpid();
+	return CU_OK;
+}
+
+/* A child of fork() has its parent's stores, but not the say over them. */
+static void __attribute__((destructor)) device_finish(void)
+{
+	if (fake.pid != getpid())
+		return;
+	fake_lock();
+	fake.finished = true;
+	for (uint32_t i = 0; i < fake.settings.gpus; i++)
+		store_close(fake.devices[i].store);
+	fake_leave(CU_OK);
+}
+
+enum cu_result cuInit(unsigned int flags)
+{
+	enum cu_result result = fake_enter(FAKE_CALL_init, FAKE_DEVICE_ANY, 1);
+
+	return fake_leave(result ? result : device_init(flags));
+}
+
+enum cu_result cuDriverGetVersion(int *ret_version)
+{
+	enum cu_result result = fake_enter(FAKE_CALL_driver_get_version, FAKE_DEVICE_ANY, 1);
+
+	if (result == CU_OK && !ret_version)
+		result = CU_ERROR_INVALID_VALUE;
+	if (result == CU_OK)
+		*ret_version = fake.settings.version;
+	return fake_leave(result);
+}
+
+/* Asks nothing of the driver: it works before cuInit and in a sick process. */
+enum cu_result cuGetErrorName(enum cu_result error, const char **ret_name)
+{
+	switch (error) {
+	case CU_OK:
+		*ret_name = "CUDA_SUCCESS";
+		return CU_OK;
+#define DEVICE_ERROR_CASE(name, value)                                                             \
+	case CU_ERROR_##name:                                                                      \
+		*ret_name = "CUDA_ERROR_" #name;                                                   \
+		return CU_OK;
+		CU_ERRORS(DEVICE_ERROR_CASE)
+#undef DEVICE_ERROR_CASE
+	}
+	*ret_name = NULL;
+	return CU_ERROR_INVALID_VALUE;
+}
+
+enum cu_result cuDeviceGetCount(int *ret_count)
+{
+	enum cu_result result = fake_enter(FAKE_CALL_device_get_count, FAKE_DEVICE_ANY, 1);
+
+	if (result == CU_OK && !ret_count)
+		result = CU_ERROR_INVALID_VALUE;
+	if (result == CU_OK)
+		*ret_count = (int)fake.settings.gpus;
+	return fake_leave(result);
+}
+
+/* Begins a question about a device whose answer goes to ret. */
+static enum cu_result device_ask(enum fake_call call, cu_device device, const void *ret)
+{
+	enum cu_result result = fake_enter(call, FAKE_DEVICE_ANY, 1);
+
+	if (result == CU_OK && !ret)
+		result = CU_ERROR_INVALID_VALUE;
+	if (result == CU_OK && !device_exists(device))
+		result = CU_ERROR_INVALID_DEVICE;
+	return result;
+}
+
+enum cu_result cuDeviceGet(cu_device *ret_device, int ordinal)
+{
+	enum cu_result result = device_ask(FAKE_CALL_device_get, ordinal, ret_device);
+
+	if (result == CU_OK)
+		*ret_device = ordinal;
+	return fake_leave(result);
+}
+
+/* Cut to the room there is, as the driver does. */
+enum cu_result cuDeviceGetName(char *ret_name, int bytes, cu_device device)
+{
+	enum cu_result result = device_ask(FAKE_CALL_device_get_name, device, ret_name);
+
+	if (result == CU_OK && bytes < 1)
+		result = CU_ERROR_INVALID_VALUE;
+	if (result == CU_OK)
+		snprintf(ret_name, (size_t)bytes, "%s", DEVICE_NAME);
+	return fake_leave(result);
+}
+
+/* The same for a device of a pretend machine in every process; other machines have others. */
+enum cu_result cuDeviceGetUuid_v2(struct cu_uuid *ret_uuid, cu_device device)
+{
+	enum cu_result result = device_ask(FAKE_CALL_device_get_uuid, device, ret_uuid);
+	uint32_t hash = 2166136261u;
+
+	if (result == CU_OK) {
+		for (const char *at = fake.settings.node; *at; at++)
+			hash = (hash ^ (uint8_t)*at) * 16777619u;
+		memcpy(ret_uuid->bytes, "fakecuda", 8);
+		memcpy(ret_uuid->bytes + 8, &hash, 4);
+		memcpy(ret_uuid->bytes + 12, &device, 4);
+	}
+	return fake_leave(result);
+}
+
+static enum cu_result device_attribute(enum cu_device_attribute attribute, cu_device device,
+				       int *ret)
+{
+	switch (attribute) {
+	case CU_ATTRIBUTE_COMPUTE_MODE:
+	case CU_ATTRIBUTE_PCI_DEVICE_ID:
+	case CU_ATTRIBUTE_COMPUTE_MINOR:
+		*ret = 0;
+		return CU_OK;
+	case CU_ATTRIBUTE_PCI_BUS_ID:
+		*ret = DEVICE_PCI_BUS(device);
+		return CU_OK;
+	case CU_ATTRIBUTE_PCI_DOMAIN_ID:
+		*ret = DEVICE_PCI_DOMAIN;
+		return CU_OK;
+	case CU_ATTRIBUTE_COMPUTE_MAJOR:
+		*ret = 9;
+		return CU_OK;
+	case CU_ATTRIBUTE_VMM_SUPPORTED:
+	case CU_ATTRIBUTE_POSIX_FD_SUPPORTED:
+		*ret = 1;
+		return CU_OK;
+	case CU_ATTRIBUTE_HOST_NUMA_ID:
+		*ret = fake.settings.numa[device];
+		return CU_OK;
+	}
+	return CU_ERROR_INVALID_VALUE;
+}
+
+enum cu_result cuDeviceGetAttribute(int *ret_value, enum cu_device_attribute attribute,
+				    cu_device device)
+{
+	enum cu_result result = device_ask(FAKE_CALL_device_get_attribute, device, ret_value);
+
+	return fake_leave(result ? result : device_attribute(attribute, device, ret_value));
+}
+
+enum cu_result cuDeviceTotalMem_v2(size_t *ret_bytes, cu_device device)
+{
+	enum cu_result result = device_ask(FAKE_CALL_device_total_mem, device, ret_bytes);
+
+	if (result == CU_OK)
+		*ret_bytes = fake.settings.mem_bytes;
+	return fake_leave(result);
+}
+
+enum cu_result cuDeviceGetPCIBusId(char *ret_id, int bytes, cu_device device)
+{
+	enum cu_result result = device_ask(FAKE_CALL_device_get_pci_bus_id, device, ret_id);
+	char id[32];
+	int length = snprintf(id, sizeof(id), "%04X:%02X:00.0", DEVICE_PCI_DOMAIN,
+			      (unsigned int)DEVICE_PCI_BUS(device));
+
+	if (result == CU_OK && bytes <= length)
+		result = CU_ERROR_INVALID_VALUE;
+	if (result == CU_OK)
+		memcpy(ret_id, id, (size_t)length + 1);
+	return fake_leave(result);
+}
