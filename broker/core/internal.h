@@ -121,7 +121,78 @@ static inline uint32_t core_lease_find(const struct core *c, unsigned client, ui
 	return i;
 }
 
-int core_lease_take(struct core *c, struct core_member *m, uint32_t page); /* 0, -EDQUOT */
+/*
+ * Who a batch takes leases for: found once, because a lookup takes a lease for every key. What it
+ * does for a key is inline for the same reason.
+ */
+struct core_taker {
+	struct core_member *m;
+	struct core_client *cl;
+	struct core_tenant *t;
+};
+
+static inline struct core_taker core_taker(const struct core *c, struct core_member *m)
+{
+	struct core_client *cl = &c->clients[m->client];
+
+	return (struct core_taker){ m, cl, &c->tenants[cl->tenant] };
+}
+static inline uint32_t core_lease_new(struct core *c)
+{
+	uint32_t i = c->h->lease_free;
+
+	if (i != CORE_NONE)
+		c->h->lease_free = c->leases[i].page_next;
+	else if (c->h->lease_fresh < c->h->limits.leases)
+		i = c->h->lease_fresh++;
+	return i;
+}
+
+/* One more lease on a page of a slab: 0, -EDQUOT. */
+static inline int core_lease_take(struct core *c, const struct core_taker *who,
+				  const struct core_slab *slab, uint32_t page)
+{
+	struct core_page *p = &c->pages[page];
+	struct core_member *m = who->m;
+	struct core_client *cl = who->cl;
+	struct core_tenant *t = who->t;
+	uint32_t i = core_lease_find(c, m->client, page);
+	struct core_lease *l;
+
+	if (i != CORE_NONE) {
+		l = &c->leases[i];
+		if ((l->count & CORE_LEASE_COUNT_MAX) == CORE_LEASE_COUNT_MAX)
+			return -EDQUOT;
+		l->count++;
+		return 0;
+	}
+	if (cl->leases >= cl->leases_max ||
+	    !core_share_fits(c, (uint32_t)t->leases, c->h->leases_used, c->h->limits.leases))
+		return -EDQUOT;
+	i = core_lease_new(c);
+	if (i == CORE_NONE)
+		return -EDQUOT;
+
+	l = &c->leases[i];
+	l->page = page;
+	l->client = m->client;
+	l->count = 1;
+	l->page_next = p->leases ? p->lease : CORE_NONE;
+	p->lease = i;
+	p->leases++;
+	l->client_prev = CORE_NONE;
+	l->client_next = cl->lease_first;
+	if (cl->lease_first != CORE_NONE)
+		c->leases[cl->lease_first].client_prev = i;
+	cl->lease_first = i;
+	cl->leases++;
+	m->leases++;
+	m->leases_in[slab->slot]++;
+	t->leases++;
+	c->h->leases_used++;
+	return 0;
+}
+
 /* The record goes, and the page becomes a candidate, or free, if it was the last. */
 void core_lease_end(struct core *c, struct core_member *m, uint32_t lease);
 void core_page_unleased(struct core *c, uint32_t page);

@@ -12,59 +12,6 @@
 
 #include "broker/core/internal.h"
 
-static uint32_t lease_new(struct core *c)
-{
-	uint32_t i = c->h->lease_free;
-
-	if (i != CORE_NONE)
-		c->h->lease_free = c->leases[i].page_next;
-	else if (c->h->lease_fresh < c->h->limits.leases)
-		i = c->h->lease_fresh++;
-	return i;
-}
-
-int core_lease_take(struct core *c, struct core_member *m, uint32_t page)
-{
-	struct core_page *p = &c->pages[page];
-	struct core_client *cl = &c->clients[m->client];
-	uint32_t i = core_lease_find(c, m->client, page);
-	struct core_lease *l;
-
-	if (i != CORE_NONE) {
-		l = &c->leases[i];
-		if ((l->count & CORE_LEASE_COUNT_MAX) == CORE_LEASE_COUNT_MAX)
-			return -EDQUOT;
-		l->count++;
-		return 0;
-	}
-	if (cl->leases >= cl->leases_max ||
-	    !core_share_fits(c, (uint32_t)c->tenants[cl->tenant].leases, c->h->leases_used,
-			     c->h->limits.leases))
-		return -EDQUOT;
-	i = lease_new(c);
-	if (i == CORE_NONE)
-		return -EDQUOT;
-
-	l = &c->leases[i];
-	l->page = page;
-	l->client = m->client;
-	l->count = 1;
-	l->page_next = p->leases ? p->lease : CORE_NONE;
-	p->lease = i;
-	p->leases++;
-	l->client_prev = CORE_NONE;
-	l->client_next = cl->lease_first;
-	if (cl->lease_first != CORE_NONE)
-		c->leases[cl->lease_first].client_prev = i;
-	cl->lease_first = i;
-	cl->leases++;
-	m->leases++;
-	m->leases_in[core_slab_of(c, page)->slot]++;
-	c->tenants[cl->tenant].leases++;
-	c->h->leases_used++;
-	return 0;
-}
-
 void core_page_unleased(struct core *c, uint32_t page)
 {
 	struct core_page *p = &c->pages[page];

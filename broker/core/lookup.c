@@ -66,7 +66,7 @@ static inline uint64_t pipe_next(struct pipe *p, const struct core *c, uint32_t 
 }
 
 /* The page a client may be given under a key: resident, of this epoch, not expired, slab live. */
-static uint32_t find_usable(const struct core *c, uint64_t mix, const struct core_key *key)
+static inline uint32_t find_usable(const struct core *c, uint64_t mix, const struct core_key *key)
 {
 	uint32_t page = core_index_find(c, mix, key);
 
@@ -95,9 +95,11 @@ static void count_lookup(struct core *c, struct core_member *m, struct core_ns *
 }
 
 /* One key: 1 leased, 0 a miss, -errno when the run ends here; *flags says more. */
-static int lookup_one(struct core *c, struct core_member *m, uint64_t mix,
-		      const struct core_key *key, uint32_t *flags, kvb_page_t *ret)
+static inline __attribute__((always_inline)) int
+lookup_one(struct core *c, const struct core_taker *who, uint64_t mix, const struct core_key *key,
+	   uint32_t *flags, kvb_page_t *ret)
 {
+	const struct core_member *m = who->m;
 	uint32_t page = find_usable(c, mix, key);
 	struct core_slab *slab;
 	struct core_page *p;
@@ -113,7 +115,7 @@ static int lookup_one(struct core *c, struct core_member *m, uint64_t mix,
 		*flags |= KVB_CQE_GRANT_PENDING;
 		return -EAGAIN;
 	}
-	r = core_lease_take(c, m, page);
+	r = core_lease_take(c, who, slab, page);
 	if (r < 0)
 		return r;
 	if (p->hits != UINT16_MAX)
@@ -130,6 +132,7 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 		.salt = lk->salt, .ns = lk->ns, .space = m->space, .epoch = ns->epoch
 	};
 	struct core_batch b = { 0 };
+	struct core_taker who = core_taker(c, m);
 	uint32_t hits = 0;
 	struct pipe pipe;
 
@@ -139,7 +142,7 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 		int r;
 
 		key.hash = hash[b.done];
-		r = lookup_one(c, m, mix, &key, &b.flags, &ret[b.done]);
+		r = lookup_one(c, &who, mix, &key, &b.flags, &ret[b.done]);
 		if (r < 0) {
 			b.status = r == -EAGAIN ? 0 : r;
 			b.flags |= KVB_CQE_STOPPED;
@@ -169,16 +172,16 @@ static void displace(struct core *c, uint32_t page)
 }
 
 /* FILLING page of m -> SEALED under key. The lease comes first: it is what can fail. */
-static int seal_new(struct core *c, struct core_member *m, uint32_t page, uint64_t mix,
+static int seal_new(struct core *c, const struct core_taker *who, uint32_t page, uint64_t mix,
 		    const struct core_key *key, uint32_t depth)
 {
 	struct core_page *p = &c->pages[page];
 	struct core_ns *ns = &c->namespaces[key->ns];
-	int r = core_lease_take(c, m, page);
+	int r = core_lease_take(c, who, core_slab_of(c, page), page);
 
 	if (r < 0)
 		return r;
-	core_page_unhold(c, m, page);
+	core_page_unhold(c, who->m, page);
 	p->state = CORE_PAGE_SEALED;
 	p->hash = key->hash;
 	p->salt = key->salt;
@@ -193,9 +196,11 @@ static int seal_new(struct core *c, struct core_member *m, uint32_t page, uint64
 	return 0;
 }
 
-static int seal_one(struct core *c, struct core_member *m, uint64_t mix, const struct core_key *key,
-		    const struct kvb_seal *seal, uint32_t *flags, kvb_page_t *ret)
+static int seal_one(struct core *c, const struct core_taker *who, uint64_t mix,
+		    const struct core_key *key, const struct kvb_seal *seal, uint32_t *flags,
+		    kvb_page_t *ret)
 {
+	const struct core_member *m = who->m;
 	uint32_t page = core_page_locate(c, &c->spaces[m->space], seal->page);
 	const struct core_page *p = &c->pages[page == CORE_NONE ? 0 : page];
 	uint32_t there;
@@ -208,14 +213,14 @@ static int seal_one(struct core *c, struct core_member *m, uint64_t mix, const s
 		return -EINVAL;
 	there = core_index_find(c, mix, key);
 	if (there != CORE_NONE && find_usable(c, mix, key) != CORE_NONE) {
-		r = lookup_one(c, m, mix, key, flags, ret);
+		r = lookup_one(c, who, mix, key, flags, ret);
 		if (r ==
 		    0) /* in a slab the caller could not map: it can have no page under this key */
 			return -EEXIST;
 		c->h->n.seal_dups += r > 0;
 		return r < 0 ? r : 0;
 	}
-	r = seal_new(c, m, page, mix, key, seal->depth);
+	r = seal_new(c, who, page, mix, key, seal->depth);
 	if (r < 0)
 		return r;
 	if (there != CORE_NONE)
@@ -232,6 +237,7 @@ struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, 
 		.salt = salt, .ns = (uint16_t)ns, .space = m->space, .epoch = space_ns->epoch
 	};
 	struct core_batch b = { 0 };
+	struct core_taker who = core_taker(c, m);
 	uint32_t located = 0;
 	struct pipe pipe;
 
@@ -251,7 +257,7 @@ struct core_batch core_seal(struct core *c, struct core_member *m, unsigned ns, 
 				__builtin_prefetch(&c->pages[at], 1);
 		}
 		key.hash = seal[b.done].hash;
-		r = seal_one(c, m, pipe_next(&pipe, c, b.done), &key, &seal[b.done], &b.flags,
+		r = seal_one(c, &who, pipe_next(&pipe, c, b.done), &key, &seal[b.done], &b.flags,
 			     &ret[b.done]);
 		if (r < 0) {
 			b.status = r == -EAGAIN ? 0 : r;
