@@ -178,7 +178,7 @@ int server_start(struct server *s, const struct server_config *cfg)
 	s->started_ns = s->now_ns;
 	if (sd_watchdog_enabled(0, &watchdog_us) > 0)
 		s->watchdog_ns = watchdog_us * 1000 / 2;
-	core_limits_fill(&s->cfg.limits);
+	start_fill_limits(&s->cfg);
 	start_raise_nofile(&s->cfg);
 	error = server_step(server_block_signals(s), "signals");
 	if (error == 0)

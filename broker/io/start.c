@@ -44,18 +44,39 @@
 				    */
 #define START_GPU_RESERVE_PART 20u /* or so much of it */
 
+#define START_SLABS_MIN 4096u  /* the core's default */
+#define START_SLABS_MAX 65000u /* a slab's index has 16 bits */
+
 /* ---- the process --------------------------------------------------------------------------- */
 
-void start_raise_nofile(const struct server_config *cfg)
+/* Handles of all devices: as many fds, and no fewer slabs could use them all. */
+static uint64_t start_count_handles(const struct server_config *cfg)
 {
-	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT;
-	struct rlimit limit;
+	uint64_t handles = 0;
 
 	for (unsigned i = 0; i < cfg->devices; i++) {
 		const struct server_device_config *d = &cfg->device[i];
 
-		need += d->capacity_bytes / gpu_handle_bytes(d->kind, d->capacity_bytes);
+		handles += d->capacity_bytes / gpu_handle_bytes(d->kind, d->capacity_bytes);
 	}
+	return handles;
+}
+
+void start_fill_limits(struct server_config *cfg)
+{
+	uint64_t handles = start_count_handles(cfg);
+
+	if (!cfg->limits.slabs && handles > START_SLABS_MIN)
+		cfg->limits.slabs = handles < START_SLABS_MAX ? (uint32_t)handles : START_SLABS_MAX;
+	core_limits_fill(&cfg->limits);
+}
+
+void start_raise_nofile(const struct server_config *cfg)
+{
+	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT +
+			start_count_handles(cfg);
+	struct rlimit limit;
+
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
 	limit.rlim_cur = limit.rlim_max;
