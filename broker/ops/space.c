@@ -14,8 +14,9 @@
 
 #include "broker/ops/ops.h"
 
-#define GROW_DEVICE_NS (5ull * 1000 * 1000 * 1000) /* for the device, beyond the entry's own time  \
-						    */
+#define GROW_DEVICE_NS                                                                             \
+	(5ull * 1000 * 1000 * 1000) /* for the device, beyond the entry's own time                 \
+				     */
 #define GROW_TIMEOUT_NS_MAX (60ull * 1000 * 1000 * 1000)
 #define SHRINK_DEADLINE_NS_MAX (3600ull * 1000 * 1000 * 1000)
 
