@@ -428,7 +428,7 @@ static bool run_request(struct client *c)
 	c->request = c->shared->next;
 	if (c->request < c->t->requests) {
 		r = &c->t->request[c->request];
-		c->id = c->t->id + r->first;
+		c->id = trace_blocks(c->t, r);
 		c->blocks = r->blocks;
 		ok = wait_for_time(c, r) && (c->blocks == 0 || look_up_and_allocate(c));
 		c->shared->next += ok;

@@ -309,7 +309,7 @@ static enum replay_exit run_trace(struct sim *s, const struct replay_options *o,
 		int hits;
 
 		core_set_time(&s->core, 1 + (uint64_t)(r->at_ms * 1e6));
-		hits = run_request(s, t->id + r->first, r->blocks, o->verify, &ret->n);
+		hits = run_request(s, trace_blocks(t, r), r->blocks, o->verify, &ret->n);
 		if (hits < 0) {
 			replay_say("request %zu: the core refused it: %s", i + 1, strerror(-hits));
 			return REPLAY_FAILED;

@@ -100,6 +100,9 @@ with tempfile.TemporaryDirectory() as folder:
             f.write(text)
         for capacity in (1, 3, 17, 64, 129, 500):
             compare(path, requests, capacity, each_file)
+    with open(path, "w") as f:
+        f.write('{"hash_ids": []}\n' * 3)
+    compare(path, [[], [], []], 64, each_file)
     for line, why in WRONG:
         with open(path, "w") as f:
             f.write('{"hash_ids": [1]}\n\n' + line + "\n")

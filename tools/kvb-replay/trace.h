@@ -49,6 +49,13 @@ struct trace {
 	size_t seen_room;
 };
 
+/* The blocks of a request; NULL when it has none: a trace of such requests only has no ids at all.
+ */
+static inline const uint64_t *trace_blocks(const struct trace *t, const struct trace_request *r)
+{
+	return r->blocks ? t->id + r->first : NULL;
+}
+
 /*
  * Reads a whole trace; path "-" is standard input. 0, or -EINVAL (malformed), -E2BIG (a limit
  * above), -ENOMEM or what opening or reading said, with FILE:LINE: WHY in why and *ret untouched.
