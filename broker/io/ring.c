@@ -253,11 +253,6 @@ bool ring_event(struct ring *r, enum kvb_event event, int32_t res, uint32_t stat
 	return true;
 }
 
-bool ring_quiet(const struct ring *r)
-{
-	return !r->current_used && !r->parked;
-}
-
 /* ---- entries ------------------------------------------------------------------------------- */
 
 /* The client has written, or read, these lines last: they are fetched together, not one by one. */

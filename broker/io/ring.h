@@ -92,7 +92,6 @@ bool ring_event(struct ring *r, enum kvb_event event, int32_t res, uint32_t stat
 /* The handle may soon be another space's: entries for this one that are not done end with -ENOENT.
  */
 void ring_space_closed(struct ring *r, uint32_t handle);
-bool ring_quiet(const struct ring *r); /* nothing taken and unfinished */
 
 /* All polled rings once. True: something was done. */
 bool ring_turn(struct server *s);
