@@ -26,6 +26,8 @@ typedef int cu_device; /* ordinal within the process, after CUDA_VISIBLE_DEVICES
 typedef struct cu_context_object *cu_context;
 typedef uint64_t cu_address; /* of device memory */
 typedef uint64_t cu_handle;  /* one allocation, or one reference to it by import */
+typedef struct cu_stream_object *cu_stream;
+typedef struct cu_event_object *cu_event;
 
 /* Results: name without its CUDA_ERROR_, value. A driver may return others. */
 #define CU_ERRORS(X)                                                                               \
@@ -192,3 +194,80 @@ struct cu_access_desc {
 	X(memcpy_htod, cuMemcpyHtoD_v2, (cu_address to, const void *from, size_t bytes))           \
 	X(memcpy_dtoh, cuMemcpyDtoH_v2, (void *to, cu_address from, size_t bytes))                 \
 	X(memset_d8, cuMemsetD8_v2, (cu_address to, unsigned char value, size_t bytes))
+
+/* ---- streams: what the mover and the fences of a client need besides ----------------------------
+ */
+
+#define CU_FLAG_CTX_BLOCKING_SYNC 0x04u
+#define CU_FLAG_STREAM_NON_BLOCKING 0x1u
+#define CU_FLAG_EVENT_BLOCKING_SYNC 0x1u
+#define CU_FLAG_EVENT_DISABLE_TIMING 0x2u
+#define CU_FLAG_HOST_PORTABLE 0x1u
+#define CU_FLAG_HOST_DEVICEMAP 0x2u
+#define CU_FLAG_WAIT_VALUE_GEQ 0x0u /* (int64_t)(word - value) >= 0 */
+
+/* How one copy of a batch may be ordered. */
+enum cu_copy_order {
+	CU_COPY_ORDER_STREAM = 1, /* source is read when the stream comes to the copy */
+};
+
+struct cu_copy_attributes {
+	uint32_t order; /* enum cu_copy_order */
+	struct cu_location from_hint;
+	struct cu_location to_hint;
+	uint32_t flags;
+};
+
+/*
+ * Loaded apart from CU_CALLS, because an owner needs none of them (cuda_load_streams()).
+ *
+ * Rules that callers count on: copies of one stream are done in order; an event is done when all
+ * that its stream had before it is; event_query answers NOT_READY until then; waiting for a value
+ * and writing one act on memory that host_register made known, and are seen across processes.
+ */
+#define CU_STREAM_CALLS(X)                                                                         \
+	X(primary_ctx_set_flags, cuDevicePrimaryCtxSetFlags_v2,                                    \
+	  (cu_device device, unsigned int flags))                                                  \
+	X(stream_create, cuStreamCreate, (cu_stream * ret_stream, unsigned int flags))             \
+	X(stream_destroy, cuStreamDestroy_v2, (cu_stream stream))                                  \
+	X(stream_synchronize, cuStreamSynchronize, (cu_stream stream))                             \
+	X(stream_query, cuStreamQuery, (cu_stream stream))                                         \
+	X(stream_wait_event, cuStreamWaitEvent,                                                    \
+	  (cu_stream stream, cu_event event, unsigned int flags))                                  \
+	X(stream_write_value64, cuStreamWriteValue64_v2,                                           \
+	  (cu_stream stream, cu_address word, uint64_t value, unsigned int flags))                 \
+	X(stream_wait_value64, cuStreamWaitValue64_v2,                                             \
+	  (cu_stream stream, cu_address word, uint64_t value, unsigned int flags))                 \
+	X(event_create, cuEventCreate, (cu_event * ret_event, unsigned int flags))                 \
+	X(event_destroy, cuEventDestroy_v2, (cu_event event))                                      \
+	X(event_record, cuEventRecord, (cu_event event, cu_stream stream))                         \
+	X(event_query, cuEventQuery, (cu_event event))                                             \
+	X(event_synchronize, cuEventSynchronize, (cu_event event))                                 \
+	X(event_elapsed_time, cuEventElapsedTime, (float *ret_ms, cu_event start, cu_event end))   \
+	X(memcpy_htod_async, cuMemcpyHtoDAsync_v2,                                                 \
+	  (cu_address to, const void *from, size_t bytes, cu_stream stream))                       \
+	X(memcpy_dtoh_async, cuMemcpyDtoHAsync_v2,                                                 \
+	  (void *to, cu_address from, size_t bytes, cu_stream stream))                             \
+	X(host_register, cuMemHostRegister_v2, (void *memory, size_t bytes, unsigned int flags))   \
+	X(host_unregister, cuMemHostUnregister, (void *memory))                                    \
+	X(host_get_device_pointer, cuMemHostGetDevicePointer_v2,                                   \
+	  (cu_address * ret_address, void *memory, unsigned int flags))                            \
+	X(get_proc_address, cuGetProcAddress_v2,                                                   \
+	  (const char *symbol, void **ret_call, int version, uint64_t flags, int *ret_status))
+
+/*
+ * Many copies in one call, from CUDA 12.8 on. Asked for by get_proc_address with an explicit
+ * version, because 13.0 dropped an argument. Copies of one batch may be done in any order.
+ */
+#define CU_BATCH_SYMBOL "cuMemcpyBatchAsync"
+#define CU_BATCH_VERSION_12 12080
+#define CU_BATCH_VERSION_13 13000
+typedef enum cu_result (*cu_batch_12)(cu_address *to, cu_address *from, size_t *bytes, size_t count,
+				      struct cu_copy_attributes *attributes,
+				      size_t *attribute_first, size_t attributes_count,
+				      size_t *ret_failed, cu_stream stream);
+typedef enum cu_result (*cu_batch_13)(const cu_address *to, const cu_address *from,
+				      const size_t *bytes, size_t count,
+				      struct cu_copy_attributes *attributes,
+				      size_t *attribute_first, size_t attributes_count,
+				      cu_stream stream);

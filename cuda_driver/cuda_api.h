@@ -31,3 +31,17 @@ int cuda_load(const struct cuda_api **ret);
 
 /* Why cuda_load() failed: what, and what to do about it. "" before it, and after it succeeded. */
 const char *cuda_load_error(void);
+
+#define CUDA_STREAM_FIELD(field, symbol, args) enum cu_result(*field) args;
+struct cuda_stream_api {
+	CU_STREAM_CALLS(CUDA_STREAM_FIELD)
+	cu_batch_12 batch_12; /* at most one of the two; NULL: the driver is older than both */
+	cu_batch_13 batch_13;
+};
+#undef CUDA_STREAM_FIELD
+
+/*
+ * The rest of the table, for movers and fences; as cuda_load(), and after it. The batch copy is
+ * looked for in newest form first, and its absence is no error.
+ */
+int cuda_load_streams(const struct cuda_stream_api **ret);

@@ -95,6 +95,19 @@ typedef uint64_t kvb_page_t;
 #define KVB_PAGE_ID(page) ((uint32_t)(page))
 #define KVB_PAGE_GEN(page) ((uint32_t)((page) >> 32))
 
+/*
+ * Where a page's bytes are. In the results of LOOKUP with KVB_LOOKUP_TIERS a name of generation 0 is
+ * no page: its id says in which tier the key was found.
+ */
+enum kvb_tier {
+	KVB_TIER_NONE = 0,
+	KVB_TIER_DEVICE = 1,
+	KVB_TIER_HOST = 2,  /* pinned memory next to the device */
+	KVB_TIER_STORE = 3, /* NVMe */
+};
+#define KVB_PAGE_IN(tier) KVB_PAGE(0, tier)
+#define KVB_PAGE_TIER(page) (KVB_PAGE_GEN(page) ? KVB_TIER_DEVICE : KVB_PAGE_ID(page))
+
 /* The chain hash of a block and all before it: 16 B of a cryptographic digest. */
 struct kvb_hash {
 	uint64_t w[2];
@@ -134,7 +147,7 @@ enum kvb_role {
 #define KVB_FEAT_FENCE (1ull << 0)      /* FREE and SEAL wait for fence words */
 #define KVB_FEAT_LOOKUP_ALL (1ull << 1) /* KVB_LOOKUP_ALL */
 #define KVB_FEAT_LOWER_TIER (1ull << 2) /* LOAD, PREFETCH, STORE have something below; off without */
-#define KVB_FEAT_ALL (KVB_FEAT_FENCE | KVB_FEAT_LOOKUP_ALL)
+#define KVB_FEAT_ALL (KVB_FEAT_FENCE | KVB_FEAT_LOOKUP_ALL | KVB_FEAT_LOWER_TIER)
 
 struct kvb_msg_hello {
 	struct kvb_msg_header h;
@@ -200,7 +213,9 @@ struct kvb_msg_space_reply {
 	uint32_t slots;              /* slabs the space can ever have; <= KVB_SLOTS_MAX */
 	uint64_t handle_bytes;
 	uint64_t region_bytes; /* address range to reserve a region: slots * slab bytes of one region */
-	uint64_t resv[4];
+	uint8_t device_uuid[16]; /* as the driver names a GPU; zero for others */
+	uint64_t tiers;          /* bit 1 << enum kvb_tier for each tier this space has pages in */
+	uint64_t resv[1];
 };
 
 /* Answered by a SPACE_REPLY of which only `space` is set. Errors (KVB_MSG_ERROR): -ENOENT; -EBUSY while the
@@ -325,7 +340,7 @@ enum kvb_op {
  * SEAL         struct kvb_seal           kvb_page_t[] (key's page)         space, ns, salt, arg=epoch, fence
  * LOOKUP       struct kvb_hash           kvb_page_t[]                      space, ns, salt, flags
  * RELEASE      kvb_page_t                -                                 space
- * LOAD         struct kvb_hash           kvb_page_t[]                      space, ns, salt
+ * LOAD         struct kvb_hash           kvb_page_t[]                      space, ns, salt, arg=timeout ns, fence
  * PREFETCH     struct kvb_hash           -                                 space, ns, salt
  * STORE        kvb_page_t                -                                 space
  * PIN, UNPIN   kvb_page_t                -                                 space
@@ -338,7 +353,8 @@ enum kvb_op {
  * CANCEL       -                         -                                 arg=user_data to cancel
  *
  * ALLOC      res = pages got, maybe fewer, maybe 0. -EDQUOT never; KVB_CQE_GRANT_PENDING when slabs
- *            wait for this client's acknowledgement.
+ *            wait for this client's acknowledgement. With a lower tier it waits, up to 100 ms, until
+ *            what it evicts is written down; KVB_ALLOC_DROP: it does not, and loses it.
  * FREE       ENOENT not a page this client holds, or no longer. With a fence, as SEAL: EBUSY when
  *            KVB_FENCES entries wait already.
  * SEAL       res = pages sealed; each leaves one lease with the caller. A result that names another
@@ -350,8 +366,19 @@ enum kvb_op {
  *            for a miss) and every resident one is leased. The run ends, with status: EDQUOT at the
  *            lease quota; ESTALE where the epoch was bumped meanwhile.
  * RELEASE    in operand order: what is released last is the most recently used. ENOENT no lease.
- * LOAD       res = 0 with KVB_CQE_NOTHING_BELOW while the daemon has no lower tier; likewise
- *            PREFETCH and STORE.
+ *            With KVB_LOOKUP_TIERS the run goes on over keys that are in any tier: done is its length,
+ *            res how many at its start are on the device and leased; the results from res on are
+ *            KVB_PAGE_IN(tier), and nothing is leased there: LOAD them.
+ * LOAD       brings the leading run of keys that are in any tier onto the device, and waits for it:
+ *            res = its length, each result page carries one lease, aux = how many of them came from
+ *            below. A key whose bytes do not arrive (timeout, a checksum that does not fit, a device
+ *            that fails) ends the run before it: a miss, never an error. arg 0: 5 s. KVB_CQE_NOTHING_BELOW
+ *            when the space has no lower tier: then it is a LOOKUP. A fence word, when one is named,
+ *            is set to fence_value when the entry is done, however it ends. EDQUOT, GRANT_PENDING
+ *            as LOOKUP.
+ * PREFETCH   starts the same and does not wait: res = keys that are on the device or on their way.
+ * STORE      writes pages down now and waits: res = pages that have a copy below. ENOENT no lease.
+ *            Both: KVB_CQE_NOTHING_BELOW without a lower tier.
  * PIN        keeps leased pages from eviction beyond their release, until UNPIN or the client's end.
  *            ENOENT no lease; EDQUOT pin quota.
  * HINT       on leased pages. ENOENT no lease.
@@ -376,12 +403,14 @@ struct kvb_sqe {
 	uint64_t user_data;
 	uint64_t salt;
 	uint64_t arg;
-	uint64_t fence_value; /* runs once the word has reached this value, modulo 2^64 */
+	uint64_t fence_value; /* runs once the word has reached this, modulo 2^64; LOAD: sets the word to it */
 	uint64_t resv[2];
 };
 
 #define KVB_ALLOC_MAGAZINE (1u << 0) /* pages for the library's magazine: called back when memory is short */
-#define KVB_LOOKUP_ALL (1u << 0)     /* do not stop at the first miss */
+#define KVB_ALLOC_DROP (1u << 1)     /* do not wait for what is evicted to be written down */
+#define KVB_LOOKUP_ALL (1u << 0)     /* do not stop at the first miss; not with KVB_LOOKUP_TIERS */
+#define KVB_LOOKUP_TIERS (1u << 1)   /* go on over keys that are in a lower tier */
 
 struct kvb_cqe {
 	uint64_t user_data;

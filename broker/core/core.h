@@ -40,6 +40,8 @@ struct core {
 	struct core_member *members;
 	struct core_tenant *tenants;
 	struct core_ns *namespaces;
+	struct core_transfer *transfers;
+	uint32_t *sums; /* by page record: checksum of a page in a lower tier; NULL without one */
 	const struct policy_ops *policy;
 	uint64_t revoke_grace_ns; /* time members have when the core itself revokes; may be set at
 				     any time */
@@ -57,6 +59,7 @@ struct core_batch {
 	int status;
 	uint32_t flags;
 	uint32_t work;
+	bool wait; /* a transfer is on its way that brings more: ask again when it is done */
 };
 
 /* ---- life of the tables (core.c) ----------------------------------------------------------- */
@@ -144,7 +147,11 @@ void core_ns_bump(struct core *c, unsigned ns); /* operator's bump; cannot fail,
 
 /* ---- pages (page.c, lease.c, lookup.c) ----------------------------------------------------- */
 
-/* Pages for `m` into ret[n]: free ones, then by eviction. done may be less than n with status 0. */
+/*
+ * Pages for `m` into ret[n]: free ones, then by eviction. done may be less than n with status 0.
+ * Above a lower tier what is evicted is written down first, and until then `wait` is set, unless
+ * flags has KVB_ALLOC_DROP.
+ */
 struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, uint32_t flags,
 			     kvb_page_t *ret);
 struct core_batch core_free(struct core *c, struct core_member *m, const kvb_page_t *page,
@@ -164,6 +171,7 @@ struct core_lookup {
 	uint64_t salt;
 	uint16_t ns;
 	bool all;
+	bool tiers;  /* go on over keys in a lower tier: their results are KVB_PAGE_IN(tier) */
 	bool broken; /* a key has missed */
 	uint32_t lead;
 };
@@ -182,6 +190,45 @@ uint32_t core_page_find(const struct core *c, unsigned space, unsigned ns, uint6
 kvb_page_t core_page_name(const struct core *c, uint32_t page); /* ABI name of a page record */
 int core_page_evict(struct core *c, uint32_t page);             /* -EBUSY: leased, pinned or held */
 int core_page_pin(struct core *c, uint32_t page, bool pin);     /* operator's pin */
+
+/* ---- lower tiers (tier.c, load.c, transfer.c) ------------------------------------------------- */
+
+/* A host arena of that many bytes on a NUMA node, cut into handle_bytes. Index, -EEXIST, -ENOSPC. */
+int core_arena_add(struct core *c, uint32_t node, uint64_t capacity_bytes, uint64_t handle_bytes);
+/* Spaces opened on `device` from now on have their lower tier there. Once, before any client. */
+void core_device_below(struct core *c, unsigned device, unsigned arena);
+/*
+ * Whether transfers between the device and its arena can be made. At first not. When it ends, what
+ * is queued fails; what core_next_transfer() gave out is the caller's to end.
+ */
+void core_device_below_ready(struct core *c, unsigned device, bool ready);
+
+/*
+ * The leading run of keys that are in any tier is leased, names in ret; keys from below are ARRIVING
+ * until their transfer is over. lk->lead counts how many of the run came from below. wait: no page
+ * is free for the next key yet. Stops where core_lookup() stops, and at a key of which no page could
+ * be had.
+ */
+struct core_batch core_load(struct core *c, struct core_member *m, struct core_lookup *lk,
+			    const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret);
+/* As core_load(), leases nothing. */
+struct core_batch core_prefetch(struct core *c, struct core_member *m, struct core_lookup *lk,
+				const struct kvb_hash *hash, uint32_t n);
+/* Starts writing leased pages down; done counts those that are, wait says the next one is on its
+ * way. */
+struct core_batch core_store(struct core *c, struct core_member *m, const kvb_page_t *page,
+			     uint32_t n);
+
+/* Of the pages that core_load() named: how many at the start have arrived. *ret_failed: the next one
+ * never will (else it is still on its way, or all are there). */
+uint32_t core_load_arrived(const struct core *c, const struct core_member *m,
+			   const kvb_page_t *page, uint32_t n, bool *ret_failed);
+
+/* The next transfer of a device, up before down, in order: index, FLIGHT now; CORE_NONE16: none. */
+unsigned core_next_transfer(struct core *c, unsigned device);
+/* Its end. DOWN: sum is the checksum of what was written. error: -EBADMSG, a checksum does not fit
+ * (the lower page is given up); any other negative errno: nothing is known to be wrong with it. */
+void core_transfer_done(struct core *c, unsigned transfer, int error, uint32_t sum);
 
 /* ---- slabs (slab.c, grow.c) ---------------------------------------------------------------- */
 

@@ -62,7 +62,7 @@ void core_index_remove(struct core *c, uint32_t page)
 				continue;
 			g->tag[slot] = 0;
 			c->h->indexed--;
-			p->flags &= (uint8_t)~CORE_PAGE_INDEXED;
+			p->flags &= (uint16_t)~CORE_PAGE_INDEXED;
 			return;
 		}
 		assert(g->passed);

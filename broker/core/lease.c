@@ -163,7 +163,7 @@ struct core_batch core_hint(struct core *c, struct core_member *m, const kvb_pag
 			break;
 		}
 		p = &c->pages[c->leases[i].page];
-		p->flags &= (uint8_t) ~(CORE_PAGE_LOW | CORE_PAGE_HIGH);
+		p->flags &= (uint16_t) ~(CORE_PAGE_LOW | CORE_PAGE_HIGH);
 		if (priority == KVB_PRIO_LOW)
 			p->flags |= CORE_PAGE_LOW;
 		else if (priority == KVB_PRIO_HIGH)

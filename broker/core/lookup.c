@@ -118,7 +118,7 @@ lookup_one(struct core *c, const struct core_taker *who, uint64_t mix, const str
 	r = core_lease_take(c, who, slab, page);
 	if (r < 0)
 		return r;
-	if (p->hits != UINT16_MAX)
+	if (p->hits != UINT8_MAX)
 		p->hits++;
 	*ret = core_name_in(c, slab, page);
 	return 1;

@@ -81,7 +81,7 @@ void core_page_unhold(struct core *c, struct core_member *m, uint32_t page)
 		slab->held++; /* count_held() takes it back */
 	}
 	count_held(c, m, slab, -1, p->flags & CORE_PAGE_MAGAZINE);
-	p->flags &= (uint8_t)~CORE_PAGE_MAGAZINE;
+	p->flags &= (uint16_t)~CORE_PAGE_MAGAZINE;
 	p->owner = CORE_NONE16;
 }
 
@@ -326,7 +326,7 @@ int core_page_pin(struct core *c, uint32_t page, bool pin)
 		p->flags |= CORE_PAGE_PINNED;
 		c->policy->forget(c, page);
 	} else {
-		p->flags &= (uint8_t)~CORE_PAGE_PINNED;
+		p->flags &= (uint16_t)~CORE_PAGE_PINNED;
 		if (!p->leases)
 			core_page_unleased(c, page);
 	}

@@ -9,15 +9,23 @@
  * afterwards (I8). `struct core` (core.h) is the process's own view, with the tables' addresses.
  *
  * At four million pages a page costs 64 B for its record, 20 B for a lease, 6.5 B of index and
- * under 2 B for all the rest (`kvb-bench meta` measures it; at most 96).
+ * under 2 B for all the rest (`kvb-bench meta` measures it; at most 96). With a lower tier 4 B more,
+ * for the checksum; pages there are never leased.
  *
  * A page's way:
  *
  *      grant               ALLOC               SEAL                 eviction, free of a stale page
  *   -> FREE ------------> FILLING ----------> SEALED -------------------------------> FREE
- *        ^                 |  |                  leased by 0..n clients; in the policy's order
- *        |   FREE, death   |  | client gone, its process alive
- *        +-----------------+  +-> QUARANTINE --- process dead ---> FREE
+ *        ^ |               |  |                  leased by 0..n clients; in the policy's order
+ *        | |  FREE, death  |  | client gone, its process alive       ^
+ *        +-|---------------+  +-> QUARANTINE --- process dead ---> FREE
+ *          +-- LOAD, or a page written down ---> ARRIVING -----------+ its bytes are there
+ *
+ * A lower tier is a space below a space: same tenant, no member, its slabs in a host arena instead
+ * of on the device. So its pages have the same records, index, order and epochs. What is copied
+ * between the two is a transfer; both its pages carry CORE_PAGE_BUSY until it is over, and neither
+ * is reused before (I1). A page whose copy is below carries CORE_PAGE_BELOW, the copy
+ * CORE_PAGE_ABOVE; they find each other by their key.
  *
  * A slab's way: FREE -> CREATING -> LIVE -> DRAINING -> CLOSING -> FREE. Only LIVE slabs hand out
  * pages. A slab leaves DRAINING when every page of it is free and every member that was sent its
@@ -33,6 +41,7 @@
 #define CORE_DEVICES_MAX 16u
 #define CORE_SLOT_WORDS (KVB_SLOTS_MAX / 64)
 #define CORE_TOUCHED 16u
+#define CORE_DEVICE_NONE_BELOW 0xffu
 #define CORE_UNIT_PAGES 64u /* page records are handed to slabs in runs of this many */
 
 /* ---- pages --------------------------------------------------------------------------------- */
@@ -42,6 +51,7 @@ enum core_page_state {
 	CORE_PAGE_FILLING,    /* held by `owner`, not yet under a key */
 	CORE_PAGE_SEALED,     /* complete; under its key while CORE_PAGE_INDEXED */
 	CORE_PAGE_QUARANTINE, /* held by a client that is gone but whose process may still write */
+	CORE_PAGE_ARRIVING,   /* under its key, nobody's: a transfer brings its bytes */
 };
 
 #define CORE_PAGE_MAGAZINE (1u << 0) /* FILLING, and taken for a magazine */
@@ -50,6 +60,11 @@ enum core_page_state {
 #define CORE_PAGE_PINNED (1u << 3)   /* by an operator; clients pin through their lease */
 #define CORE_PAGE_LOW (1u << 4)      /* hint: first to go */
 #define CORE_PAGE_HIGH (1u << 5)     /* hint: passed over once */
+#define CORE_PAGE_BUSY (1u << 6)     /* a transfer reads or writes it */
+#define CORE_PAGE_BELOW (1u << 7)    /* indexed, and the space below has a copy */
+#define CORE_PAGE_ABOVE (1u << 8)    /* in a lower tier: the copy of a page above; first to go */
+#define CORE_PAGE_RIPE (1u << 9)     /* on its space's list of what goes next */
+#define CORE_PAGE_FAILED (1u << 10)  /* its bytes did not arrive: it goes with its last lease */
 
 /* One cache line, so that a lookup touches an index line and this. */
 struct core_page {
@@ -66,9 +81,9 @@ struct core_page {
 	uint16_t ns;
 	uint16_t owner;  /* client, while FILLING or QUARANTINE */
 	uint16_t leases; /* lease records on this page = clients that lease or pin it */
-	uint16_t hits;   /* saturating */
+	uint16_t flags;
 	uint8_t state;
-	uint8_t flags;
+	uint8_t hits;      /* saturating */
 	uint16_t depth;    /* block's position in its chain, saturating */
 	uint32_t expire_s; /* hint: second after which it is a miss; 0 = never */
 	uint32_t used_s;   /* second of its last release */
@@ -117,6 +132,7 @@ struct core_slab {
 	uint32_t held; /* FILLING */
 	uint32_t quarantined;
 	uint32_t sealed;
+	uint32_t arriving;
 	uint32_t hint;  /* word of the free bitmap below which nothing is free */
 	uint32_t drain; /* page at which draining goes on */
 	uint16_t space;
@@ -125,7 +141,7 @@ struct core_slab {
 	uint16_t todo_next;
 	uint8_t state;
 	uint8_t todo; /* on the list of slabs the device has work for */
-	uint8_t resv[6];
+	uint8_t resv[2];
 	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts */
 	uint64_t grace_ns;
 };
@@ -150,6 +166,13 @@ struct core_space {
 	uint32_t cold; /* policy's order: next victim */
 	uint32_t hot;  /* policy's order: last released */
 	uint32_t listed;
+	uint16_t below; /* space of the next tier; CORE_NONE16 */
+	uint16_t above; /* in a lower tier: the space it is below */
+	uint32_t ripe_first; /* what goes next, in order, most of it with a copy below */
+	uint32_t ripe_last;
+	uint32_t ripe;
+	uint32_t falling; /* transfers down from here */
+	uint32_t rising;  /* transfers up to here */
 	uint32_t touched_next;          /* in touched[] */
 	uint32_t touched[CORE_TOUCHED]; /* policy: pages that last entered its order */
 	uint64_t used_ns;               /* last time a member allocated or looked up */
@@ -161,9 +184,14 @@ struct core_space {
 
 enum core_device_state { CORE_DEVICE_NONE = 0, CORE_DEVICE_READY };
 
+/* A device of this kind is a host arena: no client opens it, spaces below have their slabs there. */
+#define CORE_KIND_ARENA 0x100u
+
 struct core_device {
 	uint8_t state;
-	uint8_t resv[3];
+	uint8_t below;       /* device index of its arena; CORE_DEVICE_NONE_BELOW */
+	uint8_t below_ready; /* transfers between the two can be made now */
+	uint8_t resv;
 	uint32_t kind; /* enum kvb_device_kind */
 	uint32_t ordinal;
 	uint32_t slabs;
@@ -174,7 +202,39 @@ struct core_device {
 	uint64_t evictions;
 	uint64_t grants;
 	uint64_t revocations;
+	uint64_t demoted, demoted_bytes;   /* written down to its arena */
+	uint64_t promoted, promoted_bytes; /* brought up from there */
+	uint64_t dropped;                  /* evicted without a copy below */
+	uint64_t transfers_failed;
+	uint64_t checksum_misses; /* of those: what came up was not what went down */
 	char name[KVB_NAME_BYTES]; /* "host:0" */
+};
+
+/* ---- transfers ----------------------------------------------------------------------------- */
+
+enum core_transfer_state {
+	CORE_TRANSFER_FREE = 0,
+	CORE_TRANSFER_QUEUED, /* until core_next_transfer() gives it out */
+	CORE_TRANSFER_FLIGHT, /* until core_transfer_done() */
+};
+
+enum core_direction { CORE_UP = 0, CORE_DOWN = 1 };
+
+/* A copy of one page between a space and the space below it. */
+struct core_transfer {
+	uint32_t from; /* page records; both BUSY */
+	uint32_t to;
+	uint32_t sum; /* of the bytes: UP, what they must have */
+	uint16_t next;
+	uint8_t state;
+	uint8_t direction;
+	uint8_t device; /* of the upper space */
+	uint8_t resv[7];
+	uint64_t since_ns;
+};
+
+struct core_queue {
+	uint16_t first, last; /* CORE_NONE16 */
 };
 
 /* ---- who ----------------------------------------------------------------------------------- */
@@ -286,6 +346,7 @@ struct core_limits {
 	uint32_t members;
 	uint32_t tenants;
 	uint32_t namespaces;
+	uint32_t transfers; /* in flight at once; 0: there is no lower tier */
 };
 
 struct core_counters {
@@ -295,10 +356,12 @@ struct core_counters {
 	uint64_t releases, evictions, stale_swept;
 	uint64_t clients_opened, clients_reaped;
 	uint64_t grants, revocations, revocations_overdue;
+	uint64_t lookup_below; /* keys that LOOKUP found in a lower tier only */
+	uint64_t loads, load_keys, load_hits, load_failed;
 };
 
 #define CORE_STATE_MAGIC 0x6574617473425652ull
-#define CORE_STATE_VERSION 1u
+#define CORE_STATE_VERSION 2u
 
 /* Offsets are bytes from the start of the memfd. */
 struct core_header {
@@ -311,6 +374,7 @@ struct core_header {
 	struct core_limits limits;
 	uint64_t off_pages, off_leases, off_groups, off_free, off_units, off_unit_used;
 	uint64_t off_slabs, off_spaces, off_clients, off_members, off_tenants, off_namespaces;
+	uint64_t off_transfers, off_sums;
 	uint64_t now_ns;
 	uint32_t lease_free; /* free list through page_next */
 	uint32_t leases_used;
@@ -329,6 +393,10 @@ struct core_header {
 	uint32_t units_high;      /* units at and above were never used */
 	uint64_t pages_stale;     /* sealed, of a past epoch */
 	uint64_t base_ns;         /* second 1 of used_s and expire_s */
+	uint16_t transfer_free;   /* free list through next */
+	uint16_t transfers_used;
+	uint32_t spaces_ripening; /* a space may be short of pages that can go: core_work() looks */
+	struct core_queue queue[CORE_DEVICES_MAX][2]; /* by device and enum core_direction */
 	struct core_counters n;
 	struct core_device device[CORE_DEVICES_MAX];
 };

@@ -164,7 +164,7 @@ static int hello_reply(struct session *ss, const struct kvb_msg_hello *msg)
 		       .length = sizeof(reply) },
 		.version = KVB_ABI_VERSION,
 		.client = ss->client,
-		.features = msg->features & KVB_FEAT_ALL,
+		.features = msg->features & (KVB_FEAT_ALL & ~KVB_FEAT_LOWER_TIER),
 		.boot_id = s->boot_id,
 		.leases_max = s->core.clients[ss->client].leases_max,
 	};

@@ -36,7 +36,7 @@ static void unlink_page(struct core *c, struct core_space *s, uint32_t page)
 		c->pages[p->next].prev = p->prev;
 	else
 		s->hot = p->prev;
-	p->flags &= (uint8_t)~CORE_PAGE_LISTED;
+	p->flags &= (uint16_t)~CORE_PAGE_LISTED;
 	s->listed--;
 }
 
@@ -116,7 +116,7 @@ static uint32_t lru_victims(struct core *c, struct core_space *s, uint32_t want,
 		if (p->leases)
 			continue;
 		if (p->flags & CORE_PAGE_HIGH) {
-			p->flags &= (uint8_t)~CORE_PAGE_HIGH;
+			p->flags &= (uint16_t)~CORE_PAGE_HIGH;
 			link_hot(c, s, page);
 			continue;
 		}
