@@ -11,7 +11,8 @@
  * SOCKET. The mover speaks first, once: MOVER_HELLO. Every request of the daemon has a sequence
  * number and is answered by a MOVER_REPLY with the same one, in order.
  *
- *   MOVER_RING   the ring's memfd, first of all requests
+ *   MOVER_RING   the ring's memfd, the doorbell (rung by the daemon) and the wake-up (rung by the
+ *                mover), in this order; first of all requests
  *   MOVER_CHUNK  a memfd of a host arena: the mover maps and page-locks it
  *   MOVER_SLAB   fds of a device slab, in the order of grants (handle h of region r is fd
  *                r * handles_per_region + h). More than MOVER_FDS_MAX come in several messages;
