@@ -59,6 +59,8 @@ typedef struct cu_event_object *cu_event;
 	X(LAUNCH_TIMEOUT, 702)                                                                     \
 	X(CONTEXT_IS_DESTROYED, 709)                                                               \
 	X(ASSERT, 710)                                                                             \
+	X(HOST_MEMORY_ALREADY_REGISTERED, 712)                                                     \
+	X(HOST_MEMORY_NOT_REGISTERED, 713)                                                         \
 	X(HARDWARE_STACK_ERROR, 714)                                                               \
 	X(ILLEGAL_INSTRUCTION, 715)                                                                \
 	X(MISALIGNED_ADDRESS, 716)                                                                 \
@@ -259,6 +261,7 @@ struct cu_copy_attributes {
  * Many copies in one call, from CUDA 12.8 on. Asked for by get_proc_address with an explicit
  * version, because 13.0 dropped an argument. Copies of one batch may be done in any order.
  */
+#define CU_PROC_FOUND 0 /* what get_proc_address writes to ret_status when it found the call */
 #define CU_BATCH_SYMBOL "cuMemcpyBatchAsync"
 #define CU_BATCH_VERSION_12 12080
 #define CU_BATCH_VERSION_13 13000

@@ -9,7 +9,8 @@
  * stays; so do its pointers. Loading initialises nothing: the owner and the client call init() when
  * they open a device, because an initialised driver does not survive fork().
  *
- * The table is all there or not there: a driver that lacks a symbol is refused, by name.
+ * There are two tables, for an owner needs no streams. Each is all there or not there: a driver
+ * that lacks a symbol of it is refused, by name.
  *
  * The daemon itself never calls this. Owner processes, client processes and tests do.
  */
@@ -41,7 +42,12 @@ struct cuda_stream_api {
 #undef CUDA_STREAM_FIELD
 
 /*
- * The rest of the table, for movers and fences; as cuda_load(), and after it. The batch copy is
- * looked for in newest form first, and its absence is no error.
+ * The rest of the table, for movers and fences. Any thread, any number at once.
+ * 0; -ENOENT, -ENOSYS as cuda_load(), which it calls first, or a symbol of streams is missing. The
+ * batch copy is looked for in its newest form first, and its absence is no error.
  */
 int cuda_load_streams(const struct cuda_stream_api **ret);
+
+/* Why cuda_load_streams() failed: what, and what to do about it. "" before it, and after it
+ * succeeded. */
+const char *cuda_load_streams_error(void);
