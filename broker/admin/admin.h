@@ -20,4 +20,4 @@ void admin_detach(struct session *ss);
 /* A KVB_MSG_CTL datagram of `bytes` bytes, already copied. -EPROTO: end the session. */
 int admin_message(struct session *ss, const void *msg, size_t bytes);
 void admin_writable(struct session *ss); /* the socket takes more */
-bool admin_turn(struct server *s);	 /* slices of long walks; true: more to do now */
+bool admin_turn(struct server *s);       /* slices of long walks; true: more to do now */

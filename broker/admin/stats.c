@@ -29,7 +29,6 @@
 #include "broker/io/server.h"
 #include "broker/io/shm.h"
 #include "broker/policy/policy.h"
-#include "cuda_driver/gpu.h"
 
 #define STATS_PERIOD_NS (100ull * 1000 * 1000)
 #define STATS_RECLAIMS_MAX 1024u
@@ -118,7 +117,6 @@ int stats_open(struct server *s)
 	seg->pid = getpid();
 	seg->ready = STATS_STARTING;
 	seg->boot_id = s->boot_id;
-	seg->features = KVB_FEAT_ALL;
 	seg->started_ns = s->started_ns;
 	stats_copy_text(seg->daemon_version, sizeof(seg->daemon_version), KVB_VERSION);
 	/* Last: a reader that sees the magic sees the rest. */
@@ -144,66 +142,6 @@ void stats_close(struct server *s)
 static uint64_t stats_page_bytes(const struct core_space *sp)
 {
 	return sp->regions * sp->stride_bytes;
-}
-
-static void stats_fill_driver(struct gpu_device *dev, struct stats_device *sd)
-{
-	struct gpu_info info;
-
-	dev->ops->info(dev, &info);
-	stats_copy_text(sd->driver, sizeof(sd->driver), info.driver);
-	stats_copy_text(sd->model, sizeof(sd->model), info.model);
-	stats_copy_text(sd->why, sizeof(sd->why), info.why);
-	sd->node = info.node;
-	sd->owner_pid = info.owner_pid;
-	sd->failed = info.failed;
-}
-
-static void stats_fill_devices(const struct server *s, struct stats_segment *seg)
-{
-	const struct core *c = &s->core;
-	const struct core_header *h = c->h;
-	uint32_t i, n = 0;
-
-	for (i = 0; i < CORE_DEVICES_MAX; i++) {
-		const struct core_device *d = &h->device[i];
-		struct stats_device *sd = &seg->device[i];
-
-		memset(sd, 0, sizeof(*sd));
-		if (d->state == CORE_DEVICE_NONE)
-			continue;
-		n = i + 1;
-		memcpy(sd->name, d->name, sizeof(sd->name));
-		stats_fill_driver(s->device[i], sd);
-		sd->kind = d->kind;
-		sd->ordinal = d->ordinal;
-		sd->capacity_bytes = d->capacity_bytes;
-		sd->granted_bytes = d->granted_bytes;
-		sd->draining_bytes = d->draining_bytes;
-		sd->handle_bytes = d->handle_bytes;
-		sd->evictions = d->evictions;
-		sd->grants = d->grants;
-		sd->revocations = d->revocations;
-		sd->slabs = d->slabs;
-	}
-	seg->devices_n = n;
-	for (i = 0; i < h->limits.slabs; i++) {
-		const struct core_slab *slab = &c->slabs[i];
-		const struct core_space *sp;
-		struct stats_device *sd;
-		uint64_t page_bytes;
-
-		if (slab->state != CORE_SLAB_LIVE && slab->state != CORE_SLAB_DRAINING)
-			continue;
-		sp = &c->spaces[slab->space];
-		sd = &seg->device[sp->device];
-		page_bytes = stats_page_bytes(sp);
-		sd->pages += slab->pages;
-		sd->pages_free += slab->free;
-		sd->free_bytes += slab->free * page_bytes;
-		sd->held_bytes += ((uint64_t)slab->held + slab->quarantined) * page_bytes;
-		sd->sealed_bytes += slab->sealed * page_bytes;
-	}
 }
 
 static void stats_fill_tenants(const struct core *c, struct stats_segment *seg)
@@ -299,6 +237,11 @@ static void stats_fill_clients(struct server *s, struct stats_segment *seg)
 	seg->clients_n = n;
 }
 
+static uint32_t stats_index(uint16_t index)
+{
+	return index == CORE_NONE16 ? STATS_NONE : index;
+}
+
 static void stats_fill_spaces(const struct core *c, struct stats_segment *seg)
 {
 	uint32_t i, n = 0;
@@ -323,6 +266,11 @@ static void stats_fill_spaces(const struct core *c, struct stats_segment *seg)
 			.pages = sp->pages,
 			.pages_free = sp->pages_free,
 			.listed = sp->listed,
+			.below = stats_index(sp->below),
+			.above = stats_index(sp->above),
+			.ripe = sp->ripe,
+			.falling = sp->falling,
+			.rising = sp->rising,
 			.evictions = sp->evictions,
 			.used_ns = sp->used_ns,
 		};
@@ -363,6 +311,7 @@ static void stats_fill_server(const struct server *s, struct stats_segment *seg)
 
 	seg->ready = s->draining ? STATS_DRAINING : STATS_READY;
 	seg->published_ns = s->now_ns;
+	seg->features = KVB_FEAT_ALL & ~(h->limits.transfers ? 0 : KVB_FEAT_LOWER_TIER);
 	stats_copy_text(seg->engine, sizeof(seg->engine), loop_engine_name(s->loop));
 	stats_copy_text(seg->policy, sizeof(seg->policy), s->core.policy->name);
 	stats_copy_text(seg->policy_summary, sizeof(seg->policy_summary), s->core.policy->summary);

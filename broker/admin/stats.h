@@ -19,28 +19,46 @@
 #include "broker/core/core.h"
 
 #define STATS_MAGIC 0x737461747642564bull
-#define STATS_VERSION 2u
+#define STATS_VERSION 3u
 #define STATS_SPACES_MAX 256u
 #define STATS_CLIENTS_MAX 1024u
 #define STATS_TENANTS_MAX 256u
 #define STATS_NAMESPACES_MAX 256u
+#define STATS_NONE 0xffffffffu
 
+/*
+ * A device, or the host arena below some: kind tells (CORE_KIND_ARENA). Indices are the core's, so
+ * budgets and spaces name both alike; an arena has the figures of its tier and no driver.
+ */
 struct stats_device {
 	char name[KVB_NAME_BYTES];
-	char driver[16]; /* "host", "cuda" */
-	char model[64];  /* "" where there is none */
-	char why[256];   /* of failed */
+	char driver[16];     /* "host", "cuda" */
+	char model[64];      /* "" where there is none */
+	char why[256];       /* of failed */
+	char below_why[256]; /* of a tier below that is not ready */
 	uint32_t kind, ordinal;
-	int32_t node;      /* NUMA node it is near; -1: not known */
+	int32_t node;      /* NUMA node it is on, or near; -1: not known */
 	int32_t owner_pid; /* process that keeps its memory; 0: the daemon does, or none runs */
-	uint32_t failed;   /* it gives no memory now, for the reason in why */
-	uint32_t resv;
+	int32_t mover_pid; /* process that copies its pages; 0: none runs */
+	uint32_t mover_restarts; /* how often another one was started */
+	uint32_t failed;         /* it gives no memory now, for the reason in why */
+	uint32_t below;          /* index of the arena below; STATS_NONE */
+	uint32_t below_ready;    /* pages can go there and come back now */
+	uint32_t ripe;           /* pages next to go */
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
-	uint64_t held_bytes, sealed_bytes,
+	uint64_t held_bytes, sealed_bytes, arriving_bytes,
 		free_bytes; /* of granted; pages of live and draining slabs */
 	uint64_t pages, pages_free;
 	uint64_t evictions, grants, revocations;
 	uint32_t slabs, spaces;
+	/* between it and the tier below; of an arena: of all devices above it */
+	uint64_t flights; /* copies queued or under way */
+	uint64_t demoted, demoted_bytes, promoted, promoted_bytes;
+	uint64_t dropped; /* evicted without a copy below */
+	uint64_t transfers_failed;
+	uint64_t checksum_misses; /* of those */
+	/* of an arena: its memory that is there, and of that, what lies on another node */
+	uint64_t filled_bytes, misplaced_bytes;
 };
 
 struct stats_tenant {
@@ -68,7 +86,9 @@ struct stats_space {
 	uint32_t id, device, tenant, regions;
 	uint64_t stride_bytes, tag, slab_bytes;
 	uint32_t pages_per_slab, slots, slabs, members;
-	uint32_t pages, pages_free, listed, resv;
+	uint32_t pages, pages_free, listed;
+	uint32_t below, above; /* ids of the spaces in the tiers next to it; STATS_NONE */
+	uint32_t ripe, falling, rising, resv;
 	uint64_t evictions, used_ns;
 };
 
@@ -103,7 +123,8 @@ struct stats_segment {
 	uint32_t reclaim_n, resv;
 	uint64_t reclaim_total;
 	uint64_t reclaim_ns[1024];
-	uint32_t devices_n, tenants_n, clients_n, spaces_n, namespaces_n, resv1;
+	uint32_t devices_n, tenants_n, clients_n, spaces_n, namespaces_n,
+		resv1; /* devices: arenas too */
 	struct stats_device device[CORE_DEVICES_MAX];
 	struct stats_tenant tenant[STATS_TENANTS_MAX];
 	struct stats_client client[STATS_CLIENTS_MAX];
@@ -120,3 +141,4 @@ void stats_publish(struct server *s); /* now */
 void stats_turn(struct server *s);    /* if it is time */
 void stats_reclaimed(struct server *s, uint64_t ns);
 int stats_reader_fd(const struct server *s); /* a new O_RDONLY fd for an admin; -errno */
+void stats_fill_devices(const struct server *s, struct stats_segment *seg); /* stats_devices.c */

@@ -7,7 +7,8 @@
  * weight, uid, device (name; without it every device). What is not named keeps its value; a new
  * tenant starts from min 0, high and max all, weight 1. Because devices may differ in what they
  * keep, each gets its own specification: all are tried before any is set, so that the whole is done
- * or refused. The core's refusals bring their arithmetic.
+ * or refused. The core's refusals bring their arithmetic. An arena, the host memory below devices,
+ * has budgets too; as it is another size and not a device, it is meant only when it is named.
  */
 
 #include <errno.h>
@@ -163,7 +164,8 @@ static int tenant_apply(struct admin_conn *conn, const struct tenant_change *ch,
 		int r;
 
 		if (c->h->device[d].state == CORE_DEVICE_NONE ||
-		    (ch->device >= 0 && ch->device != (int)d))
+		    (ch->device >= 0 ? ch->device != (int)d
+				     : c->h->device[d].kind == CORE_KIND_ARENA))
 			continue;
 		spec = tenant_spec(conn, ch, tenant, d);
 		r = core_tenant_set(conn->core, &spec, dry_run, why, why_bytes);

@@ -131,10 +131,10 @@ END_TEST
 
 START_TEST(tables_fit_their_views)
 {
-	static const struct table *const all[] = {
-		&table_clients, &table_tenants, &table_spaces, &table_namespaces, &table_devices,
-		&table_stat,    &table_top,     &table_keys,   &table_policy
-	};
+	static const struct table *const all[] = { &table_clients,    &table_tenants, &table_spaces,
+						   &table_namespaces, &table_devices, &table_tiers,
+						   &table_stat,       &table_top,     &table_keys,
+						   &table_policy };
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		ck_assert_uint_le(all[i]->n, TABLE_COLUMNS_MAX);
@@ -227,6 +227,10 @@ START_TEST(command_lines_that_make_no_sense_are_refused)
 		"status -t -1",
 		"epoch bump a -n -y",
 		"gpu list --deep",
+		"tier",
+		"tier list cuda:0",
+		"tier list -n",
+		"tier show cuda:0",
 		"prefix top --space 1",
 		"status -o id",
 		"health -H",
@@ -321,6 +325,111 @@ START_TEST(rows_come_from_the_segment)
 }
 END_TEST
 
+static const char *text_of(const cJSON *row, const char *key)
+{
+	return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, key));
+}
+
+static double number_of(const cJSON *row, const char *key)
+{
+	return cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(row, key));
+}
+
+static bool is_null(const cJSON *row, const char *key)
+{
+	return cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(row, key));
+}
+
+/* A GPU above an arena, and a device with nothing below. */
+static void tiers_fill(struct stats_segment *seg)
+{
+	seg->devices_n = 3;
+	strcpy(seg->device[0].name, "cuda:0");
+	seg->device[0].kind = KVB_DEVICE_CUDA;
+	seg->device[0].below = 2;
+	seg->device[0].mover_pid = 77;
+	seg->device[0].mover_restarts = 3;
+	seg->device[0].demoted = 5;
+	seg->device[0].below_ready = 1;
+	strcpy(seg->device[1].name, "host:0");
+	seg->device[1].kind = KVB_DEVICE_HOST;
+	seg->device[1].below = STATS_NONE;
+	strcpy(seg->device[2].name, "arena:1");
+	seg->device[2].kind = CORE_KIND_ARENA;
+	seg->device[2].below = STATS_NONE;
+	seg->device[2].node = 1;
+	seg->device[2].capacity_bytes = 100;
+	seg->device[2].filled_bytes = 60;
+	seg->device[2].misplaced_bytes = 7;
+}
+
+START_TEST(an_arena_is_a_tier_and_no_device)
+{
+	int fd;
+	struct stats_segment *seg = segment_new(&fd);
+	cJSON *rows, *row;
+
+	tiers_fill(seg);
+	ck_assert_uint_eq(listing_devices_n(seg), 2);
+	rows = listing_devices(seg);
+	ck_assert_int_eq(cJSON_GetArraySize(rows), 2);
+	row = cJSON_GetArrayItem(rows, 0);
+	ck_assert(number_of(row, "mover_pid") == 77);
+	ck_assert(number_of(row, "mover_restarts") == 3);
+	ck_assert_str_eq(text_of(row, "state"), "ok");
+	row = cJSON_GetArrayItem(rows, 1);
+	ck_assert(is_null(row, "mover_pid"));
+	cJSON_Delete(rows);
+	rows = listing_tiers(seg);
+	ck_assert_int_eq(cJSON_GetArraySize(rows), 3);
+	row = cJSON_GetArrayItem(rows, 0);
+	ck_assert_str_eq(text_of(row, "tier"), "device");
+	ck_assert_str_eq(text_of(row, "below"), "arena:1");
+	ck_assert(number_of(row, "demoted") == 5);
+	ck_assert(cJSON_IsTrue(cJSON_GetObjectItem(row, "ready")));
+	ck_assert(is_null(row, "filled_bytes"));
+	row = cJSON_GetArrayItem(rows, 1);
+	ck_assert(is_null(row, "below"));
+	ck_assert(is_null(row, "ready"));
+	row = cJSON_GetArrayItem(rows, 2);
+	ck_assert_str_eq(text_of(row, "tier"), "host");
+	ck_assert(number_of(row, "numa") == 1);
+	ck_assert(number_of(row, "filled_bytes") == 60);
+	ck_assert(number_of(row, "misplaced_bytes") == 7);
+	ck_assert(cJSON_IsFalse(cJSON_GetObjectItem(row, "ready")));
+	cJSON_Delete(rows);
+	close(fd);
+}
+END_TEST
+
+START_TEST(states_say_why_a_tier_is_away)
+{
+	int fd;
+	struct stats_segment *seg = segment_new(&fd);
+	cJSON *rows;
+
+	tiers_fill(seg);
+	seg->device[0].below_ready = 0;
+	strcpy(seg->device[0].below_why, "its mover is starting");
+	rows = listing_devices(seg);
+	ck_assert_str_eq(text_of(cJSON_GetArrayItem(rows, 0), "state"),
+			 "no lower tier (its mover is starting)");
+	ck_assert_str_eq(text_of(cJSON_GetArrayItem(rows, 1), "state"), "ok");
+	cJSON_Delete(rows);
+	seg->device[0].failed = 1;
+	strcpy(seg->device[0].why, "the owner is gone");
+	seg->device[0].below = UINT32_MAX - 1; /* not an index: whoever wrote it */
+	rows = listing_devices(seg);
+	ck_assert_str_eq(text_of(cJSON_GetArrayItem(rows, 0), "state"),
+			 "failed (the owner is gone)");
+	cJSON_Delete(rows);
+	rows = listing_tiers(seg);
+	ck_assert(is_null(cJSON_GetArrayItem(rows, 0), "below"));
+	cJSON_Delete(rows);
+	close(fd);
+}
+END_TEST
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
@@ -335,6 +444,8 @@ int main(void)
 		{ &command_lines_that_make_no_sense_are_refused, 0 },
 		{ &segments_are_copied_whole_or_not_at_all, 0 },
 		{ &rows_come_from_the_segment, 0 },
+		{ &an_arena_is_a_tier_and_no_device, 0 },
+		{ &states_say_why_a_tier_is_away, 0 },
 		{ NULL, 0 },
 	};
 

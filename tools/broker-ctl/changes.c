@@ -233,6 +233,7 @@ static void say_set(FILE *to, const cJSON *a, bool plan)
 /* Capacity that a percentage is of: the device named, or the only one; 0: there is no telling. */
 static uint64_t whole_bytes(const struct ctl *ctl)
 {
+	bool only = listing_devices_n(ctl->seg) == 1;
 	const char *device = NULL;
 
 	for (unsigned i = 1; i < ctl->nargs; i++) {
@@ -240,9 +241,10 @@ static uint64_t whole_bytes(const struct ctl *ctl)
 			device = ctl->args[i] + 7;
 	}
 	for (uint32_t i = 0; i < ctl->seg->devices_n; i++) {
-		if (device ? strcmp(ctl->seg->device[i].name, device) == 0
-			   : ctl->seg->devices_n == 1)
-			return ctl->seg->device[i].capacity_bytes;
+		const struct stats_device *d = &ctl->seg->device[i];
+
+		if (device ? strcmp(d->name, device) == 0 : only && d->kind != CORE_KIND_ARENA)
+			return d->capacity_bytes;
 	}
 	return 0;
 }

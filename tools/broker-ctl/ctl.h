@@ -6,7 +6,7 @@
  *
  *   main.c      the life of a run          args.c     the command line
  *   commands.c  the tree of commands       help.c     help and shell completion, from that tree
- *   link.c      the connection             listings.c columns of each listing
+ *   link.c      the connection             listings.c, devices.c   columns of each listing
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells
  *   table.c, format.c   output
@@ -138,16 +138,18 @@ bool output_is_json(const struct ctl *ctl);
 /* Checks -o against the command's table: 0 or an exit code. */
 int output_view(struct ctl *ctl, bool all, struct table_view *ret);
 
-/* listings.c */
+/* listings.c, devices.c */
 extern const struct table table_clients, table_tenants, table_namespaces, table_spaces,
-	table_devices;
+	table_devices, table_tiers;
 extern const struct table table_stat, table_top, table_keys, table_policy;
 cJSON *listing_clients(const struct stats_segment *seg);
 cJSON *listing_tenants(const struct stats_segment *seg);
 cJSON *listing_namespaces(const struct stats_segment *seg);
 cJSON *listing_spaces(const struct stats_segment *seg);
 cJSON *listing_devices(const struct stats_segment *seg);
-double listing_hit_ratio(uint64_t hits, uint64_t keys); /* < 0: none asked */
+cJSON *listing_tiers(const struct stats_segment *seg);
+uint32_t listing_devices_n(const struct stats_segment *seg); /* without arenas */
+double listing_hit_ratio(uint64_t hits, uint64_t keys);      /* < 0: none asked */
 
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);

@@ -9,17 +9,8 @@
 
 #include <string.h>
 
+#include "tools/broker-ctl/columns.h"
 #include "tools/broker-ctl/ctl.h"
-
-#define U32(record, field) SOURCE_U32, offsetof(struct record, field), NULL
-#define U64(record, field) SOURCE_U64, offsetof(struct record, field), NULL
-#define TEXT(record, field) SOURCE_TEXT, offsetof(struct record, field), NULL
-#define CALL(function) SOURCE_CALL, 0, function
-#define ROW SOURCE_ROW, 0, NULL
-#define TABLE(list, single, cols)                                                                  \
-	{                                                                                          \
-		.name = list, .one = single, .columns = cols, .n = sizeof(cols) / sizeof(cols[0])  \
-	}
 
 double listing_hit_ratio(uint64_t hits, uint64_t keys)
 {
@@ -49,6 +40,11 @@ static const char *tenant_name(const struct stats_segment *seg, uint32_t index)
 			return seg->tenant[i].name;
 	}
 	return "?";
+}
+
+static cJSON *index_or_none(uint32_t index)
+{
+	return index == STATS_NONE ? NULL : cJSON_CreateNumber(index);
 }
 
 static cJSON *hex_number(uint64_t number)
@@ -319,6 +315,16 @@ static cJSON *space_tag(const struct stats_segment *seg, const void *record)
 	return hex_number(((const struct stats_space *)record)->tag);
 }
 
+static cJSON *space_below(const struct stats_segment *seg, const void *record)
+{
+	return index_or_none(((const struct stats_space *)record)->below);
+}
+
+static cJSON *space_above(const struct stats_segment *seg, const void *record)
+{
+	return index_or_none(((const struct stats_space *)record)->above);
+}
+
 static cJSON *space_idle(const struct stats_segment *seg, const void *record)
 {
 	return age(seg, ((const struct stats_space *)record)->used_ns);
@@ -349,6 +355,14 @@ static const struct column space_columns[] = {
 	  U64(stats_space, evictions) },
 	{ "idle_s", "IDLE", COLUMN_SECONDS, true, "since it was last used", CALL(space_idle) },
 	{ "tag", "TAG", COLUMN_TEXT, true, "its members' number for it", CALL(space_tag) },
+	{ "below", "BELOW", COLUMN_COUNT, true, "space with its pages in the tier below",
+	  CALL(space_below) },
+	{ "above", "ABOVE", COLUMN_COUNT, true, "space that it is below", CALL(space_above) },
+	{ "ripe", "RIPE", COLUMN_COUNT, true, "pages next to go", U32(stats_space, ripe) },
+	{ "falling", "FALLING", COLUMN_COUNT, true, "pages being written to the tier below",
+	  U32(stats_space, falling) },
+	{ "rising", "RISING", COLUMN_COUNT, true, "pages being brought up from there",
+	  U32(stats_space, rising) },
 };
 const struct table table_spaces = TABLE("spaces", "space", space_columns);
 
@@ -358,114 +372,6 @@ cJSON *listing_spaces(const struct stats_segment *seg)
 
 	for (uint32_t i = 0; i < seg->spaces_n; i++)
 		cJSON_AddItemToArray(rows, table_row(&table_spaces, seg, &seg->space[i]));
-	return rows;
-}
-
-/* ---- devices ------------------------------------------------------------------------------- */
-
-static cJSON *device_free(const struct stats_segment *seg, const void *record)
-{
-	const struct stats_device *d = record;
-
-	return cJSON_CreateNumber((double)(d->capacity_bytes - d->granted_bytes));
-}
-
-static cJSON *device_owner(const struct stats_segment *seg, const void *record)
-{
-	int32_t pid = ((const struct stats_device *)record)->owner_pid;
-
-	return pid > 0 ? cJSON_CreateNumber(pid) : NULL;
-}
-
-static cJSON *device_node(const struct stats_segment *seg, const void *record)
-{
-	int32_t node = ((const struct stats_device *)record)->node;
-
-	return node >= 0 ? cJSON_CreateNumber(node) : NULL;
-}
-
-/* Nothing moves pages of a device to another yet. */
-static cJSON *device_mover(const struct stats_segment *seg, const void *record)
-{
-	return NULL;
-}
-
-/*
- * ok, or what an operator should know: no memory to be had, memory on its way back, tenants above
- * their high mark.
- */
-static cJSON *device_state(const struct stats_segment *seg, const void *record)
-{
-	const struct stats_device *d = record;
-	size_t index = (size_t)(d - seg->device);
-	char text[288];
-
-	if (d->failed) {
-		(void)snprintf(text, sizeof(text), "failed (%s)", d->why);
-		return cJSON_CreateString(text);
-	}
-	for (uint32_t i = 0; i < seg->tenants_n; i++) {
-		const struct core_budget *b = &seg->tenant[i].budget[index];
-
-		if (b->used_bytes <= b->high_bytes)
-			continue;
-		(void)snprintf(text, sizeof(text), "pressure (tenant %.31s above high)",
-			       seg->tenant[i].name);
-		return cJSON_CreateString(text);
-	}
-	return cJSON_CreateString(d->draining_bytes ? "draining" : "ok");
-}
-
-static const struct column device_columns[] = {
-	{ "name", "DEVICE", COLUMN_TEXT, false, "host:NODE or cuda:N", TEXT(stats_device, name) },
-	{ "driver", "DRIVER", COLUMN_TEXT, false, "what serves it", TEXT(stats_device, driver) },
-	{ "model", "MODEL", COLUMN_TEXT, true, "what the GPU calls itself",
-	  TEXT(stats_device, model) },
-	{ "numa", "NUMA", COLUMN_COUNT, true, "node it is, or is near", CALL(device_node) },
-	{ "owner_pid", "OWNER", COLUMN_COUNT, true, "process that keeps the GPU's memory",
-	  CALL(device_owner) },
-	{ "mover_pid", "MOVER", COLUMN_COUNT, true, "process that moves its pages; none yet",
-	  CALL(device_mover) },
-	{ "capacity", "CAPACITY", COLUMN_BYTES, true, "capacity_bytes by a shorter name",
-	  U64(stats_device, capacity_bytes) },
-	{ "capacity_bytes", "CAP", COLUMN_BYTES, false, "given to the daemon",
-	  U64(stats_device, capacity_bytes) },
-	{ "granted_bytes", "GRANTED", COLUMN_BYTES, false, "in slabs of spaces",
-	  U64(stats_device, granted_bytes) },
-	{ "held_bytes", "HELD", COLUMN_BYTES, false, "of granted: pages being filled",
-	  U64(stats_device, held_bytes) },
-	{ "cached_bytes", "CACHED", COLUMN_BYTES, false, "of granted: sealed pages",
-	  U64(stats_device, sealed_bytes) },
-	{ "idle_bytes", "IDLE", COLUMN_BYTES, false, "of granted: free pages",
-	  U64(stats_device, free_bytes) },
-	{ "free_bytes", "FREE", COLUMN_BYTES, false, "granted to nobody", CALL(device_free) },
-	{ "draining_bytes", "DRAINING", COLUMN_BYTES, true, "of granted: on their way back",
-	  U64(stats_device, draining_bytes) },
-	{ "handle_bytes", "HANDLE", COLUMN_BYTES, true, "unit of the driver",
-	  U64(stats_device, handle_bytes) },
-	{ "slabs", "SLABS", COLUMN_COUNT, true, "granted", U32(stats_device, slabs) },
-	{ "pages", "PAGES", COLUMN_COUNT, true, "in them", U64(stats_device, pages) },
-	{ "pages_free", "PAGES.FREE", COLUMN_COUNT, true, "of those, free",
-	  U64(stats_device, pages_free) },
-	{ "grants", "GRANTS", COLUMN_COUNT, true, "slabs granted since start",
-	  U64(stats_device, grants) },
-	{ "revocations", "REVOKED", COLUMN_COUNT, true, "slabs revoked since start",
-	  U64(stats_device, revocations) },
-	{ "evictions", "EVICTED", COLUMN_COUNT, false, "pages evicted since start",
-	  U64(stats_device, evictions) },
-	{ "state", "STATE", COLUMN_TEXT, false, "ok, draining, pressure, failed",
-	  CALL(device_state) },
-};
-const struct table table_devices = TABLE("devices", "device", device_columns);
-
-cJSON *listing_devices(const struct stats_segment *seg)
-{
-	cJSON *rows = cJSON_CreateArray();
-
-	for (uint32_t i = 0; i < seg->devices_n; i++) {
-		if (seg->device[i].name[0])
-			cJSON_AddItemToArray(rows, table_row(&table_devices, seg, &seg->device[i]));
-	}
 	return rows;
 }
 

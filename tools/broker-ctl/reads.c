@@ -21,6 +21,8 @@ static cJSON *rows_of(const struct ctl *ctl)
 		return listing_namespaces(ctl->seg);
 	if (table == &table_spaces)
 		return listing_spaces(ctl->seg);
+	if (table == &table_tiers)
+		return listing_tiers(ctl->seg);
 	return listing_devices(ctl->seg);
 }
 

@@ -95,7 +95,7 @@ int ctl_status(struct ctl *ctl)
 		     "policy %s  loop %s\n",
 		     seg->daemon_version, format_seconds(uptime_s(seg)).text,
 		     ctl->colour ? state_colour[state_of(seg)] : "", state_name[state_of(seg)],
-		     ctl->colour ? "\033[0m" : "", seg->devices_n, seg->clients_n,
+		     ctl->colour ? "\033[0m" : "", listing_devices_n(seg), seg->clients_n,
 		     seg->namespaces_n, seg->policy, seg->engine);
 	rows = listing_devices(seg);
 	(void)table_select(&table_devices, NULL, false, &view, NULL);
