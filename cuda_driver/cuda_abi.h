@@ -92,6 +92,9 @@ enum cu_device_attribute {
 	CU_ATTRIBUTE_COMPUTE_MINOR = 76,
 	CU_ATTRIBUTE_VMM_SUPPORTED = 102,
 	CU_ATTRIBUTE_POSIX_FD_SUPPORTED = 103,
+	CU_ATTRIBUTE_RDMA_SUPPORTED = 110, /* cu_allocation.gpu_direct_rdma_capable */
+	CU_ATTRIBUTE_FABRIC_SUPPORTED =
+		128, /* CU_HANDLE_FABRIC; creating such may be refused yet */
 	/* Node of the host next to the device; -1 without NUMA. Drivers before 12.2 refuse it. */
 	CU_ATTRIBUTE_HOST_NUMA_ID = 134,
 };
@@ -106,6 +109,7 @@ enum cu_allocation_type { CU_ALLOCATION_PINNED = 1 };
 enum cu_handle_type {
 	CU_HANDLE_NONE = 0,
 	CU_HANDLE_POSIX_FD = 1,
+	CU_HANDLE_FABRIC = 8,
 };
 
 enum cu_access {
@@ -265,12 +269,13 @@ struct cu_copy_attributes {
 #define CU_BATCH_SYMBOL "cuMemcpyBatchAsync"
 #define CU_BATCH_VERSION_12 12080
 #define CU_BATCH_VERSION_13 13000
-typedef enum cu_result (*cu_batch_12)(cu_address *to, cu_address *from, size_t *bytes, size_t count,
-				      struct cu_copy_attributes *attributes,
-				      size_t *attribute_first, size_t attributes_count,
-				      size_t *ret_failed, cu_stream stream);
-typedef enum cu_result (*cu_batch_13)(const cu_address *to, const cu_address *from,
-				      const size_t *bytes, size_t count,
-				      struct cu_copy_attributes *attributes,
-				      size_t *attribute_first, size_t attributes_count,
-				      cu_stream stream);
+#define CU_BATCH_ARGS_12                                                                           \
+	(cu_address * to, cu_address * from, size_t * bytes, size_t count,                         \
+	 struct cu_copy_attributes * attributes, size_t * attribute_first,                         \
+	 size_t attributes_count, size_t * ret_failed, cu_stream stream)
+#define CU_BATCH_ARGS_13                                                                           \
+	(cu_address * to, cu_address * from, size_t * bytes, size_t count,                         \
+	 struct cu_copy_attributes * attributes, size_t * attribute_first,                         \
+	 size_t attributes_count, cu_stream stream)
+typedef enum cu_result(*cu_batch_12) CU_BATCH_ARGS_12;
+typedef enum cu_result(*cu_batch_13) CU_BATCH_ARGS_13;

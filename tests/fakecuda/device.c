@@ -171,6 +171,8 @@ static enum cu_result device_attribute(enum cu_device_attribute attribute, cu_de
 		return CU_OK;
 	case CU_ATTRIBUTE_VMM_SUPPORTED:
 	case CU_ATTRIBUTE_POSIX_FD_SUPPORTED:
+	case CU_ATTRIBUTE_RDMA_SUPPORTED:
+	case CU_ATTRIBUTE_FABRIC_SUPPORTED:
 		*ret = 1;
 		return CU_OK;
 	case CU_ATTRIBUTE_HOST_NUMA_ID:

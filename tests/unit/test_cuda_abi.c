@@ -49,17 +49,50 @@ START_TEST(abi_constants_equal)
 	ABI_EQ(CU_ATTRIBUTE_VMM_SUPPORTED, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED);
 	ABI_EQ(CU_ATTRIBUTE_POSIX_FD_SUPPORTED,
 	       CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);
+	ABI_EQ(CU_ATTRIBUTE_RDMA_SUPPORTED,
+	       CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED);
+	ABI_EQ(CU_ATTRIBUTE_FABRIC_SUPPORTED, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED);
 	ABI_EQ(CU_ATTRIBUTE_HOST_NUMA_ID, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID);
 	ABI_EQ(CU_LOCATION_DEVICE, CU_MEM_LOCATION_TYPE_DEVICE);
 	ABI_EQ(CU_LOCATION_HOST_NUMA, CU_MEM_LOCATION_TYPE_HOST_NUMA);
 	ABI_EQ(CU_ALLOCATION_PINNED, CU_MEM_ALLOCATION_TYPE_PINNED);
 	ABI_EQ(CU_HANDLE_NONE, CU_MEM_HANDLE_TYPE_NONE);
 	ABI_EQ(CU_HANDLE_POSIX_FD, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+	ABI_EQ(CU_HANDLE_FABRIC, CU_MEM_HANDLE_TYPE_FABRIC);
 	ABI_EQ(CU_ACCESS_NONE, CU_MEM_ACCESS_FLAGS_PROT_NONE);
 	ABI_EQ(CU_ACCESS_READ, CU_MEM_ACCESS_FLAGS_PROT_READ);
 	ABI_EQ(CU_ACCESS_READ_WRITE, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
 	ABI_EQ(CU_GRANULARITY_MINIMUM, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
 	ABI_EQ(CU_GRANULARITY_RECOMMENDED, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
+}
+END_TEST
+
+START_TEST(abi_stream_constants_equal)
+{
+	ABI_EQ(CU_FLAG_CTX_BLOCKING_SYNC, CU_CTX_SCHED_BLOCKING_SYNC);
+	ABI_EQ(CU_FLAG_STREAM_NON_BLOCKING, CU_STREAM_NON_BLOCKING);
+	ABI_EQ(CU_FLAG_EVENT_BLOCKING_SYNC, CU_EVENT_BLOCKING_SYNC);
+	ABI_EQ(CU_FLAG_EVENT_DISABLE_TIMING, CU_EVENT_DISABLE_TIMING);
+	ABI_EQ(CU_FLAG_HOST_PORTABLE, CU_MEMHOSTREGISTER_PORTABLE);
+	ABI_EQ(CU_FLAG_HOST_DEVICEMAP, CU_MEMHOSTREGISTER_DEVICEMAP);
+	ABI_EQ(CU_FLAG_WAIT_VALUE_GEQ, CU_STREAM_WAIT_VALUE_GEQ);
+	ABI_EQ(CU_COPY_ORDER_STREAM, CU_MEMCPY_SRC_ACCESS_ORDER_STREAM);
+	ABI_EQ(CU_PROC_FOUND, CU_GET_PROC_ADDRESS_SUCCESS);
+}
+END_TEST
+
+START_TEST(abi_stream_layouts_equal)
+{
+	ABI_EQ(sizeof(cu_stream), sizeof(CUstream));
+	ABI_EQ(sizeof(cu_event), sizeof(CUevent));
+	ABI_EQ(sizeof(enum cu_copy_order), sizeof(CUmemcpySrcAccessOrder));
+	ABI_EQ(sizeof(int), sizeof(CUdriverProcAddressQueryResult));
+
+	ABI_EQ(sizeof(struct cu_copy_attributes), sizeof(CUmemcpyAttributes));
+	ABI_MEMBER_EQ(struct cu_copy_attributes, order, CUmemcpyAttributes, srcAccessOrder);
+	ABI_MEMBER_EQ(struct cu_copy_attributes, from_hint, CUmemcpyAttributes, srcLocHint);
+	ABI_MEMBER_EQ(struct cu_copy_attributes, to_hint, CUmemcpyAttributes, dstLocHint);
+	ABI_MEMBER_EQ(struct cu_copy_attributes, flags, CUmemcpyAttributes, flags);
 }
 END_TEST
 
@@ -114,6 +147,18 @@ START_TEST(abi_symbols_equal)
 	ABI_SYMBOL_EQ(cuMemMap, "cuMemMap");
 	ABI_SYMBOL_EQ(cuCtxGetDevice, "cuCtxGetDevice");
 	ABI_SYMBOL_EQ(cuCtxSynchronize, "cuCtxSynchronize");
+	ABI_SYMBOL_EQ(cuStreamCreate, "cuStreamCreate");
+	ABI_SYMBOL_EQ(cuStreamDestroy, "cuStreamDestroy_v2");
+	ABI_SYMBOL_EQ(cuStreamWriteValue64, "cuStreamWriteValue64_v2");
+	ABI_SYMBOL_EQ(cuStreamWaitValue64, "cuStreamWaitValue64_v2");
+	ABI_SYMBOL_EQ(cuEventDestroy, "cuEventDestroy_v2");
+	ABI_SYMBOL_EQ(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2");
+	ABI_SYMBOL_EQ(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2");
+	ABI_SYMBOL_EQ(cuMemHostRegister, "cuMemHostRegister_v2");
+	ABI_SYMBOL_EQ(cuMemHostUnregister, "cuMemHostUnregister");
+	ABI_SYMBOL_EQ(cuMemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2");
+	ABI_SYMBOL_EQ(cuGetProcAddress, "cuGetProcAddress_v2");
+	ABI_SYMBOL_EQ(cuDevicePrimaryCtxSetFlags, "cuDevicePrimaryCtxSetFlags_v2");
 }
 END_TEST
 
@@ -123,8 +168,11 @@ END_TEST
 #define cu_context CUcontext
 #define cu_address CUdeviceptr
 #define cu_handle CUmemGenericAllocationHandle
+#define cu_stream CUstream
+#define cu_event CUevent
 #define cu_uuid CUuuid_st
 #define cu_allocation CUmemAllocationProp_st
+#define cu_copy_attributes CUmemcpyAttributes_st
 #define cu_access_desc CUmemAccessDesc_st
 #define cu_device_attribute CUdevice_attribute_enum
 #define cu_handle_type CUmemAllocationHandleType_enum
@@ -140,11 +188,54 @@ START_TEST(abi_prototypes_equal)
 }
 END_TEST
 
+/* A status is an enumeration there and, of the same size, an int here: that call is compared by
+ * itself. */
+START_TEST(abi_stream_prototypes_equal)
+{
+#define ABI_CALL(field, symbol, args)                                                              \
+	ck_assert_msg(                                                                             \
+		strcmp(#field, "get_proc_address") == 0 ||                                         \
+			__builtin_types_compatible_p(__typeof__(symbol), enum cu_result args),     \
+		#symbol " is declared otherwise");
+	CU_STREAM_CALLS(ABI_CALL)
+#undef ABI_CALL
+	ck_assert(__builtin_types_compatible_p(__typeof__(cuGetProcAddress_v2),
+					       enum cu_result(const char *, void **, int, uint64_t,
+							      CUdriverProcAddressQueryResult *)));
+}
+END_TEST
+
+/* What cuda.h declares under the bare name is the shape of its own version. */
+START_TEST(abi_batch_equal)
+{
+	typedef enum cu_result(*ours_12) CU_BATCH_ARGS_12;
+	typedef enum cu_result(*ours_13) CU_BATCH_ARGS_13;
+	typedef __typeof__(&cuMemcpyBatchAsync) theirs;
+
+#if CUDA_VERSION >= 13000
+	ck_assert(__builtin_types_compatible_p(ours_13, theirs));
+	ck_assert(!__builtin_types_compatible_p(ours_12, theirs));
+#else
+	ck_assert(__builtin_types_compatible_p(ours_12, theirs));
+	ck_assert(!__builtin_types_compatible_p(ours_13, theirs));
+#endif
+	ck_assert_str_eq(CU_BATCH_SYMBOL, "cuMemcpyBatchAsync");
+}
+END_TEST
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
-		{ &abi_errors_equal, 0 },  { &abi_constants_equal, 0 },  { &abi_layouts_equal, 0 },
-		{ &abi_symbols_equal, 0 }, { &abi_prototypes_equal, 0 }, { NULL, 0 },
+		{ &abi_errors_equal, 0 },
+		{ &abi_constants_equal, 0 },
+		{ &abi_stream_constants_equal, 0 },
+		{ &abi_layouts_equal, 0 },
+		{ &abi_stream_layouts_equal, 0 },
+		{ &abi_symbols_equal, 0 },
+		{ &abi_prototypes_equal, 0 },
+		{ &abi_stream_prototypes_equal, 0 },
+		{ &abi_batch_equal, 0 },
+		{ NULL, 0 },
 	};
 
 	return suite_run("cuda_abi", cases);
