@@ -73,6 +73,8 @@ int kvb_end(struct kvb *kvb, int err, const char *fmt, ...)
 	set_error(kvb, fmt, ap);
 	va_end(ap);
 	kvb->dead = err;
+	if (kvb->fences)
+		kvb_fence_release_all(kvb);
 	/* The daemon hears of it now, not when the engine gets round to kvb_disconnect(). */
 	if (kvb->fd >= 0)
 		shutdown(kvb->fd, SHUT_RDWR);
@@ -225,7 +227,7 @@ static int say_hello(struct kvb *kvb, const struct kvb_params *p)
 		.sq_entries = p->sq_entries,
 		.cq_entries = p->cq_entries,
 		.operand_bytes = p->operand_bytes,
-		.features = KVB_FEAT_ALL | KVB_FEAT_LOWER_TIER,
+		.features = KVB_FEAT_ALL,
 	};
 	const uint64_t deadline_ns = kvb_deadline_ns(kvb->timeout_ns);
 	union kvb_message m;
@@ -332,6 +334,8 @@ struct kvb *kvb_disconnect(struct kvb *kvb)
 
 	if (!kvb)
 		return NULL;
+	if (kvb->fences)
+		kvb_fence_release_all(kvb);
 	/* Unmapped before the socket says goodbye: what we had mapped is then surely out of use. */
 	for (unsigned i = 0; i < KVB_SPACES_MAX; i++)
 		kvb_space_free(kvb->space[i]);

@@ -9,6 +9,7 @@
  *   ring.c      entries and completions, waiting, whose completion is whose
  *   space.c     addresses, grants, revocation; space_host.c and space_cuda.c how a grant is mapped
  *   ops.c       one-call wrappers
+ *   fence.c     fence words, and their release when the broker is gone
  *   magazine.c  page ids at hand
  *
  * COMPLETIONS HAVE FOUR OWNERS, told apart by user_data and the EVENT flag:
@@ -80,6 +81,7 @@ struct kvb_space {
 	struct kvb *kvb;
 	uint32_t handle;
 	uint32_t device; /* its ordinal */
+	uint8_t device_uuid[16];
 	uint32_t regions;
 	uint32_t pages_per_slab;
 	uint32_t handles_per_region;
@@ -89,6 +91,7 @@ struct kvb_space {
 	uint64_t stride_bytes;
 	uint64_t handle_bytes;
 	uint64_t region_bytes;
+	uint64_t tiers; /* a bit 1 << enum kvb_tier each */
 	char *base;
 	const struct kvb_space_ops *ops;
 	void *reserved; /* host: whole reservation; base is aligned in it */
@@ -113,6 +116,11 @@ struct kvb_space_ops {
 	/* Bytes of mapped pages, by address. */
 	int (*write)(struct kvb_space *s, char *at, const void *from, size_t bytes);
 	int (*read)(struct kvb_space *s, const char *at, void *to, size_t bytes);
+	/* A stream of the device writes a fence word, or waits for it. NULL: it has no streams. */
+	int (*stream_write)(struct kvb_space *s, void *stream, struct kvb_fence *word,
+			    uint64_t value);
+	int (*stream_wait)(struct kvb_space *s, void *stream, struct kvb_fence *word,
+			   uint64_t value);
 };
 
 struct kvb_region_map {
@@ -151,6 +159,12 @@ struct kvb {
 	char *operands;
 	const char *results;
 	struct kvb_fence *fences;
+	uint64_t fence_used; /* a bit a word: kvb_fence_get() gave it out */
+	/* fence.c says how two threads use these */
+	uint64_t fence_waited;            /* a bit a word: a LOAD was sent that sets it */
+	uint64_t fence_failed;            /* a bit a word: set by us in place of the broker */
+	uint64_t fence_value[KVB_FENCES]; /* the furthest that a LOAD sets the word to */
+	bool fence_over;                  /* the broker sets none any more */
 	struct kvb_region_map sub, ctl, fence;
 	struct kvb_info info;
 
@@ -240,6 +254,11 @@ static inline char *kvb_space_handle_addr(const struct kvb_space *s,
 	return kvb_space_part_base(s, e->handle / s->handles_per_region, e->slot) +
 	       e->handle % s->handles_per_region * s->handle_bytes;
 }
+
+/* ---- fence.c ------------------------------------------------------------------------------- */
+/* A LOAD with a fence word is on its way, or will not be sent any more. */
+void kvb_fence_note(struct kvb *kvb, const struct kvb_sqe *sqe);
+void kvb_fence_release_all(struct kvb *kvb); /* the connection is over; any thread, repeatable */
 
 /* ---- magazine.c ---------------------------------------------------------------------------- */
 int kvb_magazine_init(struct kvb_space *space);

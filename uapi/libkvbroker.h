@@ -30,9 +30,22 @@
  * is loaded when the first such space is opened and not before. The current context of the thread
  * that opens a space must be of its device, and is used as it is: it has to outlive the space. A
  * thread without one has the device's primary context retained, as CUDA's runtime does. Every call
- * puts back what the thread had. The ordinal is the broker's: a process that renumbers GPUs
- * (CUDA_VISIBLE_DEVICES) must name the same one. A grant that the driver refuses to map is refused,
+ * puts back what the thread had. The ordinal is the broker's; the GPU is found in this process by its
+ * UUID, so CUDA_VISIBLE_DEVICES may number it otherwise. A grant that the driver refuses to map is refused,
  * and the engine goes on without those pages; memory that it refuses to unmap ends the connection.
+ *
+ * LOWER TIERS. kvb_lookup() knows the device alone. An engine that wants what was written down asks
+ * kvb_lookup_tiers() first, decides whether fetching is worth its while, and has kvb_load() bring up
+ * the rest of the run; or kvb_load() straight away. What does not come is a miss and no error.
+ *
+ * FENCES. Entries of the ring can wait for a stream (FREE, SEAL) and a stream for an entry (LOAD), by
+ * a fence word: kvb_prep_fence() on the one side, kvb_fence_stream_write() or _wait() on the other.
+ * That a LOAD's word was set says that the LOAD is over and not what came: its completion does. When
+ * the connection ends, however that is, the library itself sets the word of every LOAD that was
+ * submitted to the value it would have had, so that no stream waits for ever; kvb_fence_failed() is
+ * true then, and the pages of that LOAD hold nothing. The end is noticed by any call that waits and
+ * by kvb_poll(). An engine whose thread blocks in the driver meanwhile has another one in
+ * kvb_fence_watch(). An engine that never comes back to the library has its streams hang.
  *
  * ERRORS are negative errno values; kvb_error_text() says more about the last failure.
  * -ENOTCONN the broker has gone or has given up on this client; -EPROTO it sent nonsense. Both are
@@ -53,7 +66,7 @@ extern "C" {
 #endif
 
 #define KVB_LIB_VERSION_MAJOR 1
-#define KVB_LIB_VERSION_MINOR 1
+#define KVB_LIB_VERSION_MINOR 2
 
 #if defined(__GNUC__)
 #define KVB_API __attribute__((visibility("default")))
@@ -140,6 +153,9 @@ struct kvb_space_info {
 };
 KVB_API void kvb_space_get_info(const struct kvb_space *space, struct kvb_space_info *ret);
 
+/* A bit 1 << enum kvb_tier for each tier that pages of the space can be in. Since 1.2. */
+KVB_API uint64_t kvb_space_tiers(const struct kvb_space *space);
+
 /* Asks for memory for at least `pages` more pages and maps it; waits up to timeout_ns for memory that
  * has to be revoked from others. Returns pages gained (whole slabs), -ENOSPC, -EDQUOT, -ENOMEM; what
  * could not be mapped here is not counted, and if that is all, why it could not. */
@@ -178,16 +194,30 @@ KVB_API int64_t kvb_lookup(struct kvb_space *space, uint32_t ns, uint64_t salt,
 KVB_API int64_t kvb_lookup_all(struct kvb_space *space, uint32_t ns, uint64_t salt,
 			       const struct kvb_hash *hashes, kvb_page_t *ret_pages, uint32_t n,
 			       uint64_t *ret_epoch);
+/* The leading run of keys that are in any tier: returns its length, *ret_device how many at its start
+ * are on the device. Those are leased, and named in ret_pages[0..*ret_device-1]. ret_pages[i] behind
+ * them is KVB_PAGE_IN(tier) -- KVB_PAGE_TIER() reads it -- also where the device has it, and is not
+ * leased. ret_epoch may be NULL. Since 1.2. */
+KVB_API int64_t kvb_lookup_tiers(struct kvb_space *space, uint32_t ns, uint64_t salt,
+				 const struct kvb_hash *hashes, kvb_page_t *ret_pages, uint32_t n,
+				 uint32_t *ret_device, uint64_t *ret_epoch);
 KVB_API int64_t kvb_release(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
 KVB_API int64_t kvb_pin(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
 KVB_API int64_t kvb_unpin(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
 KVB_API int64_t kvb_hint(struct kvb_space *space, const kvb_page_t *pages, uint32_t n,
 			 enum kvb_priority priority, uint32_t ttl_s);
-/* 0 pages and *ret_nothing_below = true while the broker has no lower tier (ret may be NULL). */
+/* These three set *ret_nothing_below (may be NULL) while the space has no lower tier.
+ *
+ * Load brings the leading run of keys that are in any tier onto the device and waits for it, at most
+ * 5 s and at most half of the connection's timeout_ns: returns its length, ret_pages[0..res-1] are
+ * leased. It is shorter than a lookup promised where bytes did not come: a miss. Without a lower tier
+ * it is kvb_lookup(). -ENOTCONN when the broker goes meanwhile: nothing is leased any more. */
 KVB_API int64_t kvb_load(struct kvb_space *space, uint32_t ns, uint64_t salt, const struct kvb_hash *hashes,
 			 kvb_page_t *ret_pages, uint32_t n, bool *ret_nothing_below);
+/* Starts the same and does not wait: returns keys that are on the device or on their way. */
 KVB_API int64_t kvb_prefetch(struct kvb_space *space, uint32_t ns, uint64_t salt,
 			     const struct kvb_hash *hashes, uint32_t n, bool *ret_nothing_below);
+/* Writes leased pages down and waits for it: returns pages that have a copy below. */
 KVB_API int64_t kvb_store(struct kvb_space *space, const kvb_page_t *pages, uint32_t n,
 			  bool *ret_nothing_below);
 
@@ -222,8 +252,36 @@ KVB_API void kvb_cqe_seen(struct kvb *kvb);
 KVB_API void *kvb_operands(struct kvb *kvb, size_t *ret_bytes);
 KVB_API uint32_t kvb_operand_offset(const struct kvb *kvb, const void *operand);
 KVB_API const void *kvb_results(const struct kvb *kvb, uint32_t offset);
-/* Fence word i of 0..KVB_FENCES-1. */
+/* ---- fences -------------------------------------------------------------------------------- */
+
+/* Fence word i of 0..KVB_FENCES-1, as the CPU sees it; NULL beyond. */
 KVB_API struct kvb_fence *kvb_fence_word(struct kvb *kvb, uint32_t i);
+
+/* A word that nobody uses, set to 0: its number, or -ENOSPC. Put back when no entry and no stream
+ * waits for it any more. A word has one kind of use at a time, and its values only go up: the n-th use
+ * waits for n. Since 1.2. */
+KVB_API int kvb_fence_get(struct kvb *kvb);
+KVB_API void kvb_fence_put(struct kvb *kvb, uint32_t fence);
+
+/* Queues on a stream of the space's GPU (a CUstream or cudaStream_t, of the context the space was
+ * opened in; NULL its default stream) that the word is set to value once all before it is done, or
+ * that what follows waits until the word has reached value. Returns at once; no CPU waits. Stream
+ * waits have no timeout. -EINVAL no such word; -EOPNOTSUPP the device has no streams; or the driver's
+ * error. Since 1.2. */
+KVB_API int kvb_fence_stream_write(struct kvb_space *space, void *stream, uint32_t fence,
+				   uint64_t value);
+KVB_API int kvb_fence_stream_wait(struct kvb_space *space, void *stream, uint32_t fence,
+				  uint64_t value);
+
+/* Whether the library set the word because the broker did not. From any thread. Since 1.2. */
+KVB_API bool kvb_fence_failed(const struct kvb *kvb, uint32_t fence);
+
+/* Waits up to timeout_ns for the end of the connection and then releases the words of LOADs: 0 it
+ * stands, -ENOTCONN it does not, and they are released. From one other thread than the connection's,
+ * which must not disconnect meanwhile; the connection's own calls notice for themselves. Since 1.2. */
+KVB_API int kvb_fence_watch(struct kvb *kvb, uint64_t timeout_ns);
+
+/* ---- filling entries ----------------------------------------------------------------------- */
 
 /* Fills an entry from kvb_get_sqe(). operand: an address inside kvb_operands(). */
 KVB_API void kvb_prep_nop(struct kvb_sqe *sqe);
@@ -233,9 +291,19 @@ KVB_API void kvb_prep_seal(struct kvb_sqe *sqe, const struct kvb_space *space, u
 			   uint64_t salt, uint32_t operand, uint32_t n);
 KVB_API void kvb_prep_lookup(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t salt,
 			     uint32_t operand, uint32_t n, bool all);
+/* Since 1.2: tiers, load (timeout 0: 5 s), prefetch, store. */
+KVB_API void kvb_prep_lookup_tiers(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns,
+				   uint64_t salt, uint32_t operand, uint32_t n);
+KVB_API void kvb_prep_load(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t salt,
+			   uint32_t operand, uint32_t n, uint64_t timeout_ns);
+KVB_API void kvb_prep_prefetch(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns,
+			       uint64_t salt, uint32_t operand, uint32_t n);
+KVB_API void kvb_prep_store(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand,
+			    uint32_t n);
 KVB_API void kvb_prep_release(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand, uint32_t n);
 KVB_API void kvb_prep_cancel(struct kvb_sqe *sqe, uint64_t user_data);
-/* FREE and SEAL: run once fence word `fence` has reached `value`. */
+/* FREE and SEAL: run once fence word `fence` has reached `value`. LOAD: sets it to `value` when it is
+ * over, however it ends. */
 KVB_API void kvb_prep_fence(struct kvb_sqe *sqe, uint32_t fence, uint64_t value);
 
 #ifdef __cplusplus

@@ -17,7 +17,8 @@
 
 #include "internal.h"
 
-#define EMPTY_MAX 64u /* fruitless answers "ask again" in a row */
+#define EMPTY_MAX 64u                               /* fruitless answers "ask again" in a row */
+#define LOAD_DEFAULT_NS (5ull * 1000 * 1000 * 1000) /* the broker's, for LOAD with arg 0 */
 
 struct batch {
 	const char *name;
@@ -26,7 +27,7 @@ struct batch {
 	uint32_t in_bytes;
 	kvb_page_t *out; /* NULL: no results, or nobody wants them */
 	uint32_t n;
-	bool all;     /* LOOKUP_ALL: results for every key */
+	bool by_done; /* `done` says how far it came, not res: LOOKUP_ALL, LOOKUP_TIERS */
 	bool refused; /* KVB_CQE_NOTHING_BELOW was said */
 	uint64_t aux;
 };
@@ -70,7 +71,7 @@ static int run_piece(struct kvb *kvb, struct batch *b, uint32_t from, uint32_t n
 			       ret->res, n);
 	if (ret->res < 0)
 		return 0;
-	if (!b->all)
+	if (!b->by_done)
 		ret->done = (uint32_t)ret->res;
 	b->aux = ret->aux;
 	b->refused |= ret->flags & KVB_CQE_NOTHING_BELOW;
@@ -243,7 +244,7 @@ int64_t kvb_lookup_all(struct kvb_space *space, uint32_t ns, uint64_t salt,
 		.name = "lookup",
 		.sqe = { .opcode = KVB_OP_LOOKUP, .flags = KVB_LOOKUP_ALL },
 		.out = ret_pages,
-		.all = true,
+		.by_done = true,
 	};
 	uint32_t lead = 0;
 	int64_t done;
@@ -260,10 +261,71 @@ int64_t kvb_lookup_all(struct kvb_space *space, uint32_t ns, uint64_t salt,
 	return lead;
 }
 
+/* How many keys at the start are on the device and leased. */
+static uint32_t device_run(const kvb_page_t *pages, uint32_t n)
+{
+	uint32_t lead = 0;
+
+	while (lead < n && KVB_PAGE_GEN(pages[lead]))
+		lead++;
+	return lead;
+}
+
+/*
+ * In a piece after the one in which the device's run ended, a run begins anew for the broker, and
+ * it leases what it finds. Those leases are given back: nothing behind *ret_device is leased.
+ */
+static int64_t unlease_behind(struct kvb_space *space, kvb_page_t *pages, uint32_t n)
+{
+	int64_t r = 0;
+
+	for (uint32_t i = 0; i < n && r >= 0; i++) {
+		if (!KVB_PAGE_GEN(pages[i]))
+			continue;
+		r = kvb_release(space, &pages[i], 1);
+		pages[i] = KVB_PAGE_IN(KVB_TIER_DEVICE);
+	}
+	return r;
+}
+
+int64_t kvb_lookup_tiers(struct kvb_space *space, uint32_t ns, uint64_t salt,
+			 const struct kvb_hash *hashes, kvb_page_t *ret_pages, uint32_t n,
+			 uint32_t *ret_device, uint64_t *ret_epoch)
+{
+	struct batch b = {
+		.name = "lookup",
+		.sqe = { .opcode = KVB_OP_LOOKUP, .flags = KVB_LOOKUP_TIERS },
+		.out = ret_pages,
+		.by_done = true,
+	};
+	const int64_t done = run_keys(space, &b, ns, salt, hashes, n);
+	int64_t r;
+
+	if (done < 0)
+		return done;
+	*ret_device = device_run(ret_pages, (uint32_t)done);
+	if (ret_epoch)
+		*ret_epoch = b.aux;
+	r = unlease_behind(space, ret_pages + *ret_device, (uint32_t)done - *ret_device);
+	return r < 0 ? r : done;
+}
+
+/* How long a LOAD may take in the broker: its own default, but less than our patience with it. */
+static uint64_t load_timeout_ns(const struct kvb_space *space)
+{
+	const uint64_t half_ns = space->kvb->timeout_ns / 2;
+
+	return half_ns < LOAD_DEFAULT_NS ? half_ns : 0;
+}
+
 int64_t kvb_load(struct kvb_space *space, uint32_t ns, uint64_t salt, const struct kvb_hash *hashes,
 		 kvb_page_t *ret_pages, uint32_t n, bool *ret_nothing_below)
 {
-	struct batch b = { .name = "load", .sqe.opcode = KVB_OP_LOAD, .out = ret_pages };
+	struct batch b = {
+		.name = "load",
+		.sqe = { .opcode = KVB_OP_LOAD, .arg = load_timeout_ns(space) },
+		.out = ret_pages,
+	};
 	const int64_t done = run_keys(space, &b, ns, salt, hashes, n);
 
 	if (ret_nothing_below)
@@ -365,22 +427,52 @@ void kvb_prep_free(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t 
 	prep(sqe, KVB_OP_FREE, space, operand, n);
 }
 
+static void prep_keys(struct kvb_sqe *sqe, enum kvb_op op, const struct kvb_space *space,
+		      uint32_t ns, uint64_t salt, uint32_t operand, uint32_t n)
+{
+	prep(sqe, op, space, operand, n);
+	sqe->ns = (uint16_t)ns;
+	sqe->salt = salt;
+}
+
 void kvb_prep_seal(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t epoch,
 		   uint64_t salt, uint32_t operand, uint32_t n)
 {
-	prep(sqe, KVB_OP_SEAL, space, operand, n);
-	sqe->ns = (uint16_t)ns;
+	prep_keys(sqe, KVB_OP_SEAL, space, ns, salt, operand, n);
 	sqe->arg = epoch;
-	sqe->salt = salt;
 }
 
 void kvb_prep_lookup(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t salt,
 		     uint32_t operand, uint32_t n, bool all)
 {
-	prep(sqe, KVB_OP_LOOKUP, space, operand, n);
-	sqe->ns = (uint16_t)ns;
-	sqe->salt = salt;
+	prep_keys(sqe, KVB_OP_LOOKUP, space, ns, salt, operand, n);
 	sqe->flags = all ? KVB_LOOKUP_ALL : 0;
+}
+
+void kvb_prep_lookup_tiers(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns,
+			   uint64_t salt, uint32_t operand, uint32_t n)
+{
+	prep_keys(sqe, KVB_OP_LOOKUP, space, ns, salt, operand, n);
+	sqe->flags = KVB_LOOKUP_TIERS;
+}
+
+void kvb_prep_load(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns, uint64_t salt,
+		   uint32_t operand, uint32_t n, uint64_t timeout_ns)
+{
+	prep_keys(sqe, KVB_OP_LOAD, space, ns, salt, operand, n);
+	sqe->arg = timeout_ns;
+}
+
+void kvb_prep_prefetch(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t ns,
+		       uint64_t salt, uint32_t operand, uint32_t n)
+{
+	prep_keys(sqe, KVB_OP_PREFETCH, space, ns, salt, operand, n);
+}
+
+void kvb_prep_store(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand,
+		    uint32_t n)
+{
+	prep(sqe, KVB_OP_STORE, space, operand, n);
 }
 
 void kvb_prep_release(struct kvb_sqe *sqe, const struct kvb_space *space, uint32_t operand,

@@ -56,6 +56,19 @@ static void wake_daemon(struct kvb *kvb)
 		ring_doorbell(kvb);
 }
 
+/* What must be known of entries before the daemon sees them. */
+static void note_fences(struct kvb *kvb)
+{
+	const struct kvb_ring *r = &kvb->ring;
+
+	for (uint32_t i = r->sq_sent; i != r->sq_tail; i++) {
+		const struct kvb_sqe *sqe = &r->sqes[i & (r->sq_entries - 1)];
+
+		if (sqe->opcode == KVB_OP_LOAD && sqe->fence)
+			kvb_fence_note(kvb, sqe);
+	}
+}
+
 static uint32_t ring_send(struct kvb *kvb)
 {
 	struct kvb_ring *r = &kvb->ring;
@@ -63,6 +76,7 @@ static uint32_t ring_send(struct kvb *kvb)
 
 	if (!n)
 		return 0;
+	note_fences(kvb);
 	if (r->cq_shown != r->cq_head)
 		kvb_step_show_head(r);
 	kvb_step_send(r);
@@ -85,8 +99,10 @@ struct kvb_sqe *kvb_get_sqe(struct kvb *kvb)
 
 int kvb_submit(struct kvb *kvb)
 {
-	if (kvb->dead)
+	if (kvb->dead) {
+		note_fences(kvb); /* a stream may wait already for what is not sent any more */
 		return kvb->dead;
+	}
 	const uint32_t n = ring_send(kvb);
 	if (kvb->chores)
 		kvb_ring_chores(kvb);
@@ -422,9 +438,4 @@ uint32_t kvb_operand_offset(const struct kvb *kvb, const void *operand)
 const void *kvb_results(const struct kvb *kvb, uint32_t offset)
 {
 	return kvb->results + offset;
-}
-
-struct kvb_fence *kvb_fence_word(struct kvb *kvb, uint32_t i)
-{
-	return i < KVB_FENCES ? &kvb->fences[i] : NULL;
 }

@@ -228,8 +228,10 @@ static int make_space(struct kvb *kvb, const struct kvb_msg_space_reply *r,
 		.stride_bytes = stride,
 		.handle_bytes = r->handle_bytes,
 		.region_bytes = r->region_bytes,
+		.tiers = r->tiers,
 		.slot = calloc(r->slots, sizeof(struct kvb_slot)),
 	};
+	memcpy(s->device_uuid, r->device_uuid, sizeof(s->device_uuid));
 	rc = s->slot ? 0 : kvb_fail(kvb, -ENOMEM, "no memory for %u slots", r->slots);
 	if (!rc)
 		rc = kvb_magazine_init(s);
@@ -346,6 +348,11 @@ void kvb_space_get_info(const struct kvb_space *s, struct kvb_space_info *ret)
 		.slabs = s->slabs,
 		.handle = s->handle,
 	};
+}
+
+uint64_t kvb_space_tiers(const struct kvb_space *s)
+{
+	return s->tiers;
 }
 
 void *kvb_region_base(const struct kvb_space *s, uint32_t region)

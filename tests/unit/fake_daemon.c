@@ -246,8 +246,10 @@ static void fake_space_open(struct fake *f, const struct kvb_msg_space_open *ope
 		.slots = FAKE_SLOTS,
 		.handle_bytes = FAKE_HANDLE_BYTES,
 		.region_bytes = FAKE_SLOTS * FAKE_HANDLE_BYTES,
+		.tiers = f->tiers,
 	};
 
+	memcpy(reply.device_uuid, f->device_uuid, sizeof(reply.device_uuid));
 	f->space = *open;
 	if (open->device_ordinal == 9) {
 		struct kvb_msg_error error = { .error = -19, .text = "no such device" };
