@@ -283,12 +283,11 @@ static struct client_range *client_range_of(const struct cuda_client *client, ui
 static int client_map_one(struct cuda_client *client, int fd, uint64_t handle_bytes,
 			  uint64_t address)
 {
-	const struct cuda_api *api = client->device.api;
 	uint32_t granules = (uint32_t)(handle_bytes / client->device.granularity_bytes);
 	struct client_range *range;
 	cu_handle handle;
-	enum cu_result r;
 	uint32_t at;
+	int error;
 
 	range = client_range_of(client, address, handle_bytes, &at);
 	if (!range)
@@ -297,15 +296,9 @@ static int client_map_one(struct cuda_client *client, int fd, uint64_t handle_by
 		if (range->cells[at + i].first)
 			return cuda_error_refuse(-EBUSY, "something is mapped there");
 	}
-	/* The driver wants the descriptor itself where the pointer goes. */
-	r = api->mem_import(&handle, (void *)(intptr_t)fd, CU_HANDLE_POSIX_FD);
-	if (r != CU_OK)
-		return cuda_error_note("cuMemImportFromShareableHandle", r);
-	r = api->mem_map(address, handle_bytes, 0, handle, 0);
-	if (r != CU_OK) {
-		api->mem_release(handle);
-		return cuda_error_note("cuMemMap", r);
-	}
+	error = cuda_device_map(&client->device, fd, handle_bytes, address, &handle);
+	if (error)
+		return error;
 	for (uint32_t i = 0; i < granules; i++)
 		range->cells[at + i].first = at + 1;
 	range->cells[at].handle = handle;

@@ -13,6 +13,8 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdbool.h>
+#include <string.h>
 
 /* 0 when the device can be shared by fd; -EOPNOTSUPP when it cannot. */
 static int device_check_sharing(const struct cuda_device *d)
@@ -34,6 +36,17 @@ static int device_check_sharing(const struct cuda_device *d)
 	return 0;
 }
 
+static int device_load(const struct cuda_api **ret)
+{
+	enum cu_result r;
+	int error = cuda_load(ret);
+
+	if (error)
+		return error;
+	r = (*ret)->init(0);
+	return r == CU_OK ? 0 : cuda_error_note("cuInit", r);
+}
+
 int cuda_device_open(uint32_t ordinal, struct cuda_device *ret)
 {
 	struct cuda_device d = { 0 };
@@ -41,12 +54,9 @@ int cuda_device_open(uint32_t ordinal, struct cuda_device *ret)
 	enum cu_result r;
 	int error;
 
-	error = cuda_load(&d.api);
+	error = device_load(&d.api);
 	if (error)
 		return error;
-	r = d.api->init(0);
-	if (r != CU_OK)
-		return cuda_error_note("cuInit", r);
 	if (ordinal > INT_MAX)
 		return cuda_error_note("cuDeviceGet", CU_ERROR_INVALID_DEVICE);
 	r = d.api->device_get(&d.device, (int)ordinal);
@@ -72,4 +82,69 @@ int cuda_device_open(uint32_t ordinal, struct cuda_device *ret)
 	d.granularity_bytes = granularity_bytes;
 	*ret = d;
 	return 0;
+}
+
+static int device_has_uuid(const struct cuda_api *api, int ordinal, const struct cu_uuid *uuid,
+			   bool *ret)
+{
+	struct cu_uuid its;
+	cu_device device;
+	enum cu_result r = api->device_get(&device, ordinal);
+
+	if (r != CU_OK)
+		return cuda_error_note("cuDeviceGet", r);
+	r = api->device_get_uuid(&its, device);
+	if (r != CU_OK)
+		return cuda_error_note("cuDeviceGetUuid", r);
+	*ret = memcmp(its.bytes, uuid->bytes, sizeof(its.bytes)) == 0;
+	return 0;
+}
+
+int cuda_device_find(const struct cu_uuid *uuid, uint32_t *ret_ordinal)
+{
+	const struct cuda_api *api;
+	int error = device_load(&api);
+	int count = 0;
+	enum cu_result r;
+
+	if (error)
+		return error;
+	r = api->device_get_count(&count);
+	if (r != CU_OK)
+		return cuda_error_note("cuDeviceGetCount", r);
+	for (int i = 0; i < count; i++) {
+		bool found = false;
+
+		error = device_has_uuid(api, i, uuid, &found);
+		if (error)
+			return error;
+		if (found) {
+			*ret_ordinal = (uint32_t)i;
+			return 0;
+		}
+	}
+	return cuda_error_refuse(-ENODEV, "no GPU that this process sees has that UUID");
+}
+
+int cuda_device_map(const struct cuda_device *d, int fd, uint64_t bytes, cu_address address,
+		    cu_handle *ret_handle)
+{
+	cu_handle handle;
+	enum cu_result r;
+
+	/* The driver wants the descriptor itself where the pointer goes. */
+	r = d->api->mem_import(&handle, (void *)(intptr_t)fd, CU_HANDLE_POSIX_FD);
+	if (r == CU_ERROR_UNKNOWN)
+		return cuda_error_refuse(-EINVAL, "the fd is no allocation of a GPU");
+	if (r != CU_OK)
+		return cuda_error_note("cuMemImportFromShareableHandle", r);
+	r = d->api->mem_map(address, bytes, 0, handle, 0);
+	if (r == CU_OK) {
+		*ret_handle = handle;
+		return 0;
+	}
+	d->api->mem_release(handle);
+	if (r == CU_ERROR_NOT_SUPPORTED)
+		return cuda_error_refuse(-EINVAL, "the fd is an allocation of another size");
+	return cuda_error_note("cuMemMap", r);
 }
