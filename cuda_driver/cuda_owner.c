@@ -33,6 +33,7 @@ struct owner_place {
 
 struct cuda_owner {
 	struct cuda_device device;
+	struct cu_allocation allocation; /* the device's, and what else it takes */
 	struct cuda_owner_info info;
 	uint32_t first_free;
 	uint32_t count;
@@ -130,6 +131,45 @@ static int owner_read_info(const struct cuda_device *d, struct cuda_owner_info *
 	return 0;
 }
 
+static bool owner_device_takes(const struct cuda_device *d, enum cu_device_attribute attribute)
+{
+	int value = 0;
+
+	return d->api->device_get_attribute(&value, attribute, d->device) == CU_OK && value != 0;
+}
+
+/*
+ * The richest allocation that the driver has a granularity for. It can be more than that of a plain
+ * one and is a multiple of it, so sizes stay right when an ability is given up later.
+ */
+static void owner_choose_allocation(struct cuda_owner *owner)
+{
+	struct cu_allocation wanted = owner->device.allocation;
+	size_t granularity_bytes = 0;
+
+	owner->allocation = wanted;
+	if (owner_device_takes(&owner->device, CU_ATTRIBUTE_RDMA_SUPPORTED))
+		wanted.gpu_direct_rdma_capable = 1;
+	if (owner_device_takes(&owner->device, CU_ATTRIBUTE_FABRIC_SUPPORTED))
+		wanted.handle_types |= CU_HANDLE_FABRIC;
+	if (owner->device.api->mem_get_allocation_granularity(&granularity_bytes, &wanted,
+							      CU_GRANULARITY_MINIMUM) != CU_OK ||
+	    granularity_bytes == 0 || granularity_bytes % owner->device.granularity_bytes)
+		return;
+	owner->allocation = wanted;
+	owner->info.granularity_bytes = granularity_bytes;
+}
+
+bool cuda_owner_has_fabric(const struct cuda_owner *owner)
+{
+	return owner->allocation.handle_types & CU_HANDLE_FABRIC;
+}
+
+bool cuda_owner_has_rdma(const struct cuda_owner *owner)
+{
+	return owner->allocation.gpu_direct_rdma_capable;
+}
+
 int cuda_owner_open(uint32_t ordinal, struct cuda_owner **ret)
 {
 	struct cuda_owner *owner = calloc(1, sizeof(*owner));
@@ -144,6 +184,7 @@ int cuda_owner_open(uint32_t ordinal, struct cuda_owner **ret)
 		free(owner);
 		return error;
 	}
+	owner_choose_allocation(owner);
 	for (uint32_t i = 0; i < CUDA_OWNER_HANDLES_MAX; i++)
 		owner->places[i].next_free =
 			i + 1 < CUDA_OWNER_HANDLES_MAX ? i + 1 : OWNER_NO_PLACE;
@@ -173,6 +214,38 @@ uint32_t cuda_owner_count(const struct cuda_owner *owner)
 	return owner->count;
 }
 
+/* Gives up the ability that is refused most often. False: there is none left. */
+static bool owner_allocation_reduce(struct cu_allocation *allocation)
+{
+	if (allocation->handle_types & CU_HANDLE_FABRIC)
+		allocation->handle_types &= ~(uint32_t)CU_HANDLE_FABRIC;
+	else if (allocation->gpu_direct_rdma_capable)
+		allocation->gpu_direct_rdma_capable = 0;
+	else
+		return false;
+	return true;
+}
+
+/*
+ * Creates with what the owner believes the device takes, or with less. Only a create that succeeds
+ * changes the belief: a device that refuses everything says nothing about abilities.
+ */
+static enum cu_result owner_create_handle(struct cuda_owner *owner, uint64_t handle_bytes,
+					  cu_handle *ret)
+{
+	struct cu_allocation allocation = owner->allocation;
+	enum cu_result r;
+
+	do {
+		r = owner->device.api->mem_create(ret, handle_bytes, &allocation, 0);
+		if (r == CU_OK)
+			owner->allocation = allocation;
+		if (r == CU_OK || r == CU_ERROR_OUT_OF_MEMORY || cuda_error_is_sticky(r))
+			return r;
+	} while (owner_allocation_reduce(&allocation));
+	return r;
+}
+
 static int owner_create_one(struct cuda_owner *owner, uint64_t handle_bytes, uint64_t *ret_token,
 			    int *ret_fd)
 {
@@ -181,7 +254,7 @@ static int owner_create_one(struct cuda_owner *owner, uint64_t handle_bytes, uin
 	enum cu_result r;
 	int fd = -1;
 
-	r = api->mem_create(&handle, handle_bytes, &owner->device.allocation, 0);
+	r = owner_create_handle(owner, handle_bytes, &handle);
 	if (r != CU_OK)
 		return cuda_error_note("cuMemCreate", r);
 	r = api->mem_export(&fd, handle, CU_HANDLE_POSIX_FD, 0);
@@ -210,7 +283,7 @@ static void owner_undo(struct cuda_owner *owner, uint32_t n, const uint64_t *tok
 int cuda_owner_create(struct cuda_owner *owner, uint32_t n, uint64_t handle_bytes,
 		      uint64_t *ret_tokens, int *ret_fds)
 {
-	if (n == 0 || handle_bytes == 0 || handle_bytes % owner->device.granularity_bytes)
+	if (n == 0 || handle_bytes == 0 || handle_bytes % owner->info.granularity_bytes)
 		return cuda_error_refuse(-EINVAL, "no such size of a handle on this device");
 	if (n > CUDA_OWNER_HANDLES_MAX - owner->count)
 		return cuda_error_refuse(-ENOSPC, "the owner keeps its most handles");

@@ -13,6 +13,11 @@
  * back to the device when the last of them goes, so a caller that wants it back closes its fd,
  * releases the token and waits for the clients. Memory created later reads zero.
  *
+ * Where the device takes it, allocations can be read and written by network cards (GPUDirect RDMA)
+ * and exported over NVLink fabric too. Whether it really does is only seen when one is created --
+ * fabric needs a service and a permission of the system -- so what is refused is given up then, for
+ * the owner's life, and costs nothing but that ability.
+ *
  * A token names one allocation of this owner and is never given out again while the owner lives; so
  * a token that is late, or invented, is found out and harms nothing.
  *
@@ -22,6 +27,7 @@
 
 #include "cuda_driver/cuda_abi.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define CUDA_OWNER_HANDLES_MAX 16384u /* of one owner, at one time */
@@ -70,6 +76,10 @@ int cuda_owner_create(struct cuda_owner *owner, uint32_t n, uint64_t handle_byte
  * which is forgotten all the same.
  */
 int cuda_owner_release(struct cuda_owner *owner, uint32_t n, const uint64_t *tokens);
+
+/* What allocations can be used for beyond our own, as far as it is known by now. */
+bool cuda_owner_has_fabric(const struct cuda_owner *owner);
+bool cuda_owner_has_rdma(const struct cuda_owner *owner);
 
 /* Handles kept now. */
 uint32_t cuda_owner_count(const struct cuda_owner *owner);

@@ -98,6 +98,84 @@ START_TEST(owner_out_of_memory_is_soft)
 }
 END_TEST
 
+/* One handle that must come, whatever was refused before. */
+static void owner_create_succeeds(struct cuda_owner *owner)
+{
+	uint64_t token;
+	int fd;
+
+	ck_assert_int_eq(cuda_owner_create(owner, 1, HANDLE_BYTES, &token, &fd), 0);
+	close(fd);
+	ck_assert_int_eq(cuda_owner_release(owner, 1, &token), 0);
+}
+
+/* Abilities are given up one by one, the last refusal is the caller's to hear. */
+START_TEST(owner_gives_up_what_is_refused)
+{
+	struct cuda_owner *owner;
+	uint64_t token;
+	int fd;
+
+	fake_set(1, ",fail=cuMemCreate:2:NOT_PERMITTED,fail=cuMemCreate:4:NOT_PERMITTED"
+		    ",fail=cuMemCreate:6:NOT_PERMITTED");
+	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
+	owner_create_succeeds(owner);
+	ck_assert(cuda_owner_has_fabric(owner) && cuda_owner_has_rdma(owner));
+	owner_create_succeeds(owner);
+	ck_assert(!cuda_owner_has_fabric(owner) && cuda_owner_has_rdma(owner));
+	owner_create_succeeds(owner);
+	ck_assert(!cuda_owner_has_fabric(owner) && !cuda_owner_has_rdma(owner));
+	ck_assert_int_eq(cuda_owner_create(owner, 1, HANDLE_BYTES, &token, &fd), -EPERM);
+	owner_create_succeeds(owner);
+	cuda_owner_close(owner);
+}
+END_TEST
+
+START_TEST(owner_keeps_its_belief_when_all_is_refused)
+{
+	struct cuda_owner *owner;
+	uint64_t token;
+	int fd;
+
+	fake_set(1, ",fail=cuMemCreate:1:NOT_SUPPORTED,fail=cuMemCreate:2:NOT_SUPPORTED"
+		    ",fail=cuMemCreate:3:NOT_SUPPORTED,fail=cuMemCreate:4:OUT_OF_MEMORY");
+	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
+	ck_assert_int_eq(cuda_owner_create(owner, 1, HANDLE_BYTES, &token, &fd), -EOPNOTSUPP);
+	ck_assert(cuda_owner_has_fabric(owner) && cuda_owner_has_rdma(owner));
+	/* A full device has refused no ability. */
+	ck_assert_int_eq(cuda_owner_create(owner, 1, HANDLE_BYTES, &token, &fd), -ENOMEM);
+	ck_assert(cuda_owner_has_fabric(owner) && cuda_owner_has_rdma(owner));
+	owner_create_succeeds(owner);
+	cuda_owner_close(owner);
+}
+END_TEST
+
+static const struct {
+	const char *fail;
+	bool fabric, rdma;
+} owner_abilities[] = {
+	{ "", true, true },
+	/* Three attributes are asked for before: may it be shared, and where does it sit? */
+	{ ",fail=cuDeviceGetAttribute:4:INVALID_VALUE", true, false },
+	{ ",fail=cuDeviceGetAttribute:5:INVALID_VALUE", false, true },
+	{ ",fail=cuMemGetAllocationGranularity:2:NOT_SUPPORTED", false, false },
+};
+#define OWNER_ABILITIES ((int)(sizeof(owner_abilities) / sizeof(owner_abilities[0])))
+
+START_TEST(owner_asks_what_the_device_takes)
+{
+	struct cuda_owner *owner;
+
+	fake_set(1, owner_abilities[_i].fail);
+	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
+	ck_assert_int_eq(cuda_owner_has_fabric(owner), owner_abilities[_i].fabric);
+	ck_assert_int_eq(cuda_owner_has_rdma(owner), owner_abilities[_i].rdma);
+	ck_assert_uint_eq(cuda_owner_info(owner)->granularity_bytes, 2 * MIB);
+	owner_create_succeeds(owner);
+	cuda_owner_close(owner);
+}
+END_TEST
+
 START_TEST(owner_tokens_are_never_given_twice)
 {
 	struct roles r;
@@ -224,6 +302,9 @@ int main(void)
 		{ &owner_has_no_context, 0 },
 		{ &owner_refuses_what_cannot_be, 0 },
 		{ &owner_out_of_memory_is_soft, 0 },
+		{ &owner_gives_up_what_is_refused, 0 },
+		{ &owner_keeps_its_belief_when_all_is_refused, 0 },
+		{ &owner_asks_what_the_device_takes, 0, OWNER_ABILITIES },
 		{ &owner_tokens_are_never_given_twice, 0 },
 		{ &owner_releases_what_it_can, 0 },
 		{ &owner_create_is_all_or_nothing_when_create_fails, 0 },
