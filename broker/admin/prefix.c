@@ -6,8 +6,11 @@
  *   NS HASH... [--space ID] [--salt N]
  *
  * HASH is the 16 B chain hash of a block in hex. Without --space every space of the namespace's
- * tenant is asked. Nothing here leases, counts as a lookup or makes a page look used: an operator
- * who looks must not change what is evicted next.
+ * tenant is asked, and with each the space below it. Nothing here leases, counts as a lookup or
+ * makes a page look used: an operator who looks must not change what is evicted next.
+ *
+ * Resident is what a lookup finds: on the device. What is only below has a tier, and is not pinned:
+ * a pin is about the device. To evict a block is to give it up in every tier.
  *
  * explain walks the page records for the first key that misses, because what the index leads to no
  * more (other epochs) and what another salt or namespace hides can be found in no other way.
@@ -75,19 +78,49 @@ static bool prefix_parse(struct admin_conn *conn, const char *what, struct prefi
 	return false;
 }
 
-static uint32_t prefix_find(const struct core *c, const struct prefix_query *q, unsigned key)
+/* A block where it is: on the device, below it, or both; CORE_NONE: not there. */
+struct prefix_place {
+	uint32_t here, below;
+};
+
+static struct prefix_place find_in(const struct core *c, const struct prefix_query *q, unsigned key,
+				   unsigned space)
 {
-	for (unsigned s = 0; s < c->h->limits.spaces; s++) {
-		uint32_t page;
+	struct prefix_place ret = { CORE_NONE, CORE_NONE };
+	const struct core_space *s = &c->spaces[space];
+	uint32_t page = core_page_find(c, space, q->ns, q->salt, &q->key[key]);
+
+	if (s->above != CORE_NONE16)
+		ret.below = page;
+	else
+		ret.here = page;
+	if (s->below != CORE_NONE16)
+		ret.below = core_page_find(c, s->below, q->ns, q->salt, &q->key[key]);
+	return ret;
+}
+
+/* The first space that has it on the device; else the first that has it below. */
+static struct prefix_place prefix_find(const struct core *c, const struct prefix_query *q,
+				       unsigned key)
+{
+	struct prefix_place ret = { CORE_NONE, CORE_NONE };
+
+	for (unsigned s = 0; s < c->h->limits.spaces && ret.here == CORE_NONE; s++) {
+		struct prefix_place place;
 
 		if (!c->spaces[s].used || c->spaces[s].tenant != c->namespaces[q->ns].tenant ||
-		    (q->space >= 0 && q->space != (int)s))
+		    (q->space >= 0 ? q->space != (int)s : c->spaces[s].above != CORE_NONE16))
 			continue;
-		page = core_page_find(c, s, q->ns, q->salt, &q->key[key]);
-		if (page != CORE_NONE)
-			return page;
+		place = find_in(c, q, key, s);
+		if (place.here != CORE_NONE || ret.below == CORE_NONE)
+			ret = place;
 	}
-	return CORE_NONE;
+	return ret;
+}
+
+static bool is_below(const struct core *c, uint32_t page)
+{
+	return c->spaces[c->slabs[c->units[page / CORE_UNIT_PAGES]].space].above != CORE_NONE16;
 }
 
 cJSON *prefix_page_json(const struct admin_conn *conn, uint32_t page)
@@ -107,6 +140,8 @@ cJSON *prefix_page_json(const struct admin_conn *conn, uint32_t page)
 	cJSON_AddNumberToObject(o, "hits", p->hits);
 	cJSON_AddNumberToObject(o, "clients", p->leases);
 	cJSON_AddBoolToObject(o, "pinned", p->flags & CORE_PAGE_PINNED);
+	cJSON_AddStringToObject(o, "tier", is_below(c, page) ? "host" : "device");
+	cJSON_AddBoolToObject(o, "copy_below", p->flags & CORE_PAGE_BELOW);
 	cJSON_AddNumberToObject(o, "idle_s",
 				p->leases || p->used_s > c->now_s ? 0 : c->now_s - p->used_s);
 	return o;
@@ -120,14 +155,15 @@ static unsigned prefix_report(const struct admin_conn *conn, const struct prefix
 {
 	const struct core_ns *ns = &conn->core->namespaces[q->ns];
 	cJSON *keys;
-	unsigned lead = q->keys;
+	unsigned lead = q->keys, lead_tiers = q->keys;
 
 	command_add_digest(answer, ns);
 	cJSON_AddNumberToObject(answer, "epoch", ns->epoch);
 	cJSON_AddNumberToObject(answer, "asked", q->keys);
 	keys = cJSON_AddArrayToObject(answer, "keys");
 	for (unsigned i = 0; i < q->keys; i++) {
-		uint32_t page = prefix_find(conn->core, q, i);
+		struct prefix_place place = prefix_find(conn->core, q, i);
+		uint32_t page = place.here != CORE_NONE ? place.here : place.below;
 		cJSON *o;
 
 		if (page != CORE_NONE) {
@@ -135,13 +171,16 @@ static unsigned prefix_report(const struct admin_conn *conn, const struct prefix
 		} else {
 			o = cJSON_CreateObject();
 			command_add_hash(o, "hash", &q->key[i]);
-			if (i < lead)
-				lead = i;
+			if (i < lead_tiers)
+				lead_tiers = i;
 		}
-		cJSON_AddBoolToObject(o, "resident", page != CORE_NONE);
+		if (place.here == CORE_NONE && i < lead)
+			lead = i;
+		cJSON_AddBoolToObject(o, "resident", place.here != CORE_NONE);
 		cJSON_AddItemToArray(keys, o);
 	}
 	cJSON_AddNumberToObject(answer, "matched", lead);
+	cJSON_AddNumberToObject(answer, "matched_tiers", lead_tiers);
 	return lead;
 }
 
@@ -184,8 +223,11 @@ static void explain_page(const struct core *c, const struct prefix_query *q, uin
 			       p->epoch, c->namespaces[q->ns].epoch);
 	else if (p->salt != q->salt)
 		(void)snprintf(why, bytes, "it is cached under another salt");
-	else if (q->space >= 0 && slab->space != q->space)
+	else if (q->space >= 0 && slab->space != q->space &&
+		 slab->space != c->spaces[q->space].below)
 		(void)snprintf(why, bytes, "it is cached in space %u", slab->space);
+	else if (slab->state == CORE_SLAB_LIVE && is_below(c, page))
+		(void)snprintf(why, bytes, "it is in the host tier, from where LOAD brings it up");
 	else if (slab->state != CORE_SLAB_LIVE)
 		(void)snprintf(why, bytes, "its slab is being taken back");
 	else if (p->expire_s && p->expire_s <= c->now_s)
@@ -256,26 +298,48 @@ void command_prefix_explain(struct admin_conn *conn)
 
 enum prefix_change { PREFIX_PIN, PREFIX_UNPIN, PREFIX_EVICT };
 
-/* What stands in the way of it; NULL: nothing. */
-static const char *change_refusal(const struct core *c, uint32_t page, enum prefix_change change)
+/* What stands in the way of giving a page up; NULL: nothing. */
+static const char *evict_refusal(const struct core *c, uint32_t page)
 {
 	if (page == CORE_NONE)
-		return "not resident";
-	if (change != PREFIX_EVICT)
 		return NULL;
 	if (c->pages[page].leases)
 		return "leased";
-	return c->pages[page].flags & CORE_PAGE_PINNED ? "pinned" : NULL;
+	if (c->pages[page].flags & CORE_PAGE_PINNED)
+		return "pinned";
+	return c->pages[page].flags & CORE_PAGE_BUSY ? "being copied" : NULL;
 }
 
-static void change_apply(struct admin_conn *conn, uint32_t page, enum prefix_change change)
+/* What stands in the way of it; NULL: nothing. *ret_missing: it is not there to be changed. */
+static const char *change_refusal(const struct core *c, const struct prefix_place *place,
+				  enum prefix_change change, bool *ret_missing)
+{
+	const char *refusal;
+
+	*ret_missing =
+		place->here == CORE_NONE && (change != PREFIX_EVICT || place->below == CORE_NONE);
+	if (*ret_missing)
+		return place->below == CORE_NONE ? "not resident" : "in the host tier only";
+	if (change != PREFIX_EVICT)
+		return NULL;
+	refusal = evict_refusal(c, place->here);
+	return refusal ? refusal : evict_refusal(c, place->below);
+}
+
+static void change_apply(struct admin_conn *conn, const struct prefix_place *place,
+			 enum prefix_change change)
 {
 	if (conn->dry_run)
 		return;
-	if (change == PREFIX_EVICT)
-		(void)core_page_evict(conn->core, page); /* change_refusal() has asked */
-	else
-		(void)core_page_pin(conn->core, page, change == PREFIX_PIN);
+	if (change != PREFIX_EVICT) {
+		(void)core_page_pin(conn->core, place->here, change == PREFIX_PIN);
+		return;
+	}
+	/* change_refusal() has asked */
+	if (place->here != CORE_NONE)
+		(void)core_page_evict(conn->core, place->here);
+	if (place->below != CORE_NONE)
+		(void)core_page_evict(conn->core, place->below);
 }
 
 static enum admin_exit change_code(unsigned done, unsigned missing, unsigned busy)
@@ -300,19 +364,21 @@ static void prefix_change(struct admin_conn *conn, const char *what, enum prefix
 	command_add_digest(answer, &conn->core->namespaces[q.ns]);
 	keys = cJSON_AddArrayToObject(answer, "keys");
 	for (unsigned i = 0; i < q.keys; i++) {
-		uint32_t page = prefix_find(conn->core, &q, i);
-		const char *refusal = change_refusal(conn->core, page, change);
+		struct prefix_place place = prefix_find(conn->core, &q, i);
+		bool missed;
+		const char *refusal = change_refusal(conn->core, &place, change, &missed);
 		cJSON *o = cJSON_CreateObject();
 
 		command_add_hash(o, "hash", &q.key[i]);
 		cJSON_AddBoolToObject(o, "done", !refusal);
 		if (refusal) {
 			cJSON_AddStringToObject(o, "why", refusal);
-			*(page == CORE_NONE ? &missing : &busy) += 1;
+			*(missed ? &missing : &busy) += 1;
 		} else {
 			done++;
-			bytes += command_page_bytes(conn->core, page);
-			change_apply(conn, page, change);
+			bytes += command_page_bytes(
+				conn->core, place.here != CORE_NONE ? place.here : place.below);
+			change_apply(conn, &place, change);
 		}
 		cJSON_AddItemToArray(keys, o);
 	}

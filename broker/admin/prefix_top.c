@@ -6,8 +6,8 @@
  *   [NS] [--by hits|clients|idle] [--count N]
  *
  * One walk over the page records with a heap of the N best. Pages the operator has no right to see
- * are passed over. Records may have changed when the walk ends: the answer shows what they hold
- * then, sorted by what was seen.
+ * are passed over, and copies of pages that are in the tier above too. Records may have changed
+ * when the walk ends: the answer shows what they hold then, sorted by what was seen.
  */
 
 #include <stdlib.h>
@@ -69,7 +69,8 @@ static void top_visit(struct admin_conn *conn, uint32_t page)
 	uint64_t score;
 
 	if (p->state != CORE_PAGE_SEALED || !(p->flags & CORE_PAGE_INDEXED) ||
-	    (t->ns >= 0 && p->ns != t->ns) || p->epoch != conn->core->namespaces[p->ns].epoch ||
+	    p->flags & CORE_PAGE_ABOVE || (t->ns >= 0 && p->ns != t->ns) ||
+	    p->epoch != conn->core->namespaces[p->ns].epoch ||
 	    !command_may_tenant(conn, conn->core->namespaces[p->ns].tenant))
 		return;
 	score = top_score(conn->core, p, t->by);

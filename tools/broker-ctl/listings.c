@@ -266,7 +266,7 @@ static const struct column ns_columns[] = {
 	  U32(stats_namespace, epoch) },
 	{ "clients", "CLIENTS", COLUMN_COUNT, false, "that have it open",
 	  U32(stats_namespace, refs) },
-	{ "pages", "PAGES", COLUMN_COUNT, false, "of this epoch",
+	{ "pages", "PAGES", COLUMN_COUNT, false, "of this epoch, in every tier",
 	  U32(stats_namespace, pages_current) },
 	{ "pages_stale", "STALE", COLUMN_COUNT, false, "of past epochs, on their way out",
 	  CALL(ns_stale) },
@@ -408,6 +408,8 @@ static const struct column page_columns[] = {
 	{ "hits", "HITS", COLUMN_COUNT, false, "lookups that found it, 65535 at most", ROW },
 	{ "clients", "CLIENTS", COLUMN_COUNT, false, "that lease or pin it", ROW },
 	{ "pinned", "PINNED", COLUMN_BOOL, false, "by an operator", ROW },
+	{ "tier", "TIER", COLUMN_TEXT, true, "device or host", ROW },
+	{ "copy_below", "COPY", COLUMN_BOOL, true, "it has a copy in the tier below", ROW },
 	{ "idle_s", "IDLE", COLUMN_SECONDS, false, "since its last release", ROW },
 };
 const struct table table_top = TABLE("pages", "page", page_columns);
@@ -415,6 +417,8 @@ const struct table table_top = TABLE("pages", "page", page_columns);
 static const struct column key_columns[] = {
 	{ "hash", "HASH", COLUMN_TEXT, false, "chain hash asked for", ROW },
 	{ "resident", "RESIDENT", COLUMN_BOOL, false, "a lookup would find it", ROW },
+	{ "tier", "TIER", COLUMN_TEXT, true, "where it is: device or host", ROW },
+	{ "copy_below", "COPY", COLUMN_BOOL, true, "it has a copy in the tier below", ROW },
 	{ "epoch", "EPOCH", COLUMN_COUNT, true, "it was sealed in", ROW },
 	{ "space", "SPACE", COLUMN_COUNT, false, "space it is in", ROW },
 	{ "page", "PAGE", COLUMN_COUNT, false, "page id there", ROW },
