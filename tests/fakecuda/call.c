@@ -14,6 +14,7 @@
 
 #include "tests/fakecuda/fake.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,10 +25,11 @@
 struct fake fake;
 
 static pthread_mutex_t call_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t call_changed = PTHREAD_COND_INITIALIZER;
 static enum { CALL_UNREAD, CALL_READ, CALL_UNREADABLE } call_settings;
 static enum cu_result call_sick;
 
-static uint64_t call_now_ns(void)
+uint64_t fake_now_ns(void)
 {
 	struct timespec now;
 
@@ -37,7 +39,7 @@ static uint64_t call_now_ns(void)
 
 static void call_wait(uint64_t ns)
 {
-	uint64_t until = call_now_ns() + ns;
+	uint64_t until = fake_now_ns() + ns;
 
 	if (ns > CALL_SLEEP_SLACK_NS) {
 		ns -= CALL_SLEEP_SLACK_NS;
@@ -45,7 +47,7 @@ static void call_wait(uint64_t ns)
 					      .tv_nsec = (long)(ns % 1000000000ull) },
 			  NULL);
 	}
-	while (call_now_ns() < until)
+	while (fake_now_ns() < until)
 		continue;
 }
 
@@ -103,12 +105,66 @@ static enum cu_result call_injected(enum fake_call call, int ordinal)
 
 static bool call_needs_init(enum fake_call call)
 {
-	return call != FAKE_CALL_init && call != FAKE_CALL_driver_get_version;
+	return call != FAKE_CALL_init && call != FAKE_CALL_driver_get_version &&
+	       call != FAKE_CALL_get_proc_address;
+}
+
+enum cu_result fake_health(uint32_t ordinal)
+{
+	if (fake.finished)
+		return CU_ERROR_DEINITIALIZED;
+	if (call_sick == CU_OK && store_is_lost(fake.devices[ordinal].store))
+		return CU_ERROR_UNKNOWN;
+	return call_sick;
+}
+
+void fake_sicken(enum cu_result result)
+{
+	call_sick = result;
+}
+
+/* ---- the mutex ----------------------------------------------------------------------------- */
+
+void fake_unlock(void)
+{
+	pthread_mutex_unlock(&call_mutex);
+}
+
+void fake_relock(void)
+{
+	pthread_mutex_lock(&call_mutex);
+}
+
+void fake_wait(void)
+{
+	pthread_cond_wait(&call_changed, &call_mutex);
+}
+
+void fake_wake(void)
+{
+	pthread_cond_broadcast(&call_changed);
+}
+
+void fake_sleep_until(uint64_t ns)
+{
+	struct timespec until = { .tv_sec = (time_t)(ns / 1000000000ull),
+				  .tv_nsec = (long)(ns % 1000000000ull) };
+
+	fake_unlock();
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+		continue;
+	fake_relock();
+}
+
+/* A child whose parent had a stream must not find the mutex in a hand that it does not have. */
+static void __attribute__((constructor)) call_survive_fork(void)
+{
+	pthread_atfork(fake_relock, fake_unlock, fake_unlock);
 }
 
 void fake_lock(void)
 {
-	pthread_mutex_lock(&call_mutex);
+	fake_relock();
 	if (call_settings == CALL_UNREAD)
 		call_settings = settings_read(&fake.settings) ? CALL_READ : CALL_UNREADABLE;
 }
@@ -141,6 +197,6 @@ enum cu_result fake_enter(enum fake_call call, int ordinal, uint64_t pieces)
 
 enum cu_result fake_leave(enum cu_result result)
 {
-	pthread_mutex_unlock(&call_mutex);
+	fake_unlock();
 	return result;
 }

@@ -5,10 +5,15 @@
  * context was released to nothing under it keeps it as current, and is told that it is destroyed
  * when it wants to use it.
  *
+ * With its last hold a context is destroyed, and what its streams had and have not begun with it.
+ *
  * No call but these makes a context: that is what an owner process relies on.
  */
 
 #include "tests/fakecuda/fake.h"
+
+#define CONTEXT_SCHEDULE_MASK 0x7u /* automatic, spin, yield or block: one of them */
+#define CONTEXT_FLAGS_MASK 0x1fu
 
 static _Thread_local struct cu_context_object *context_current;
 
@@ -50,8 +55,21 @@ enum cu_result cuDevicePrimaryCtxRelease_v2(cu_device device)
 		result = CU_ERROR_INVALID_DEVICE;
 	if (result == CU_OK && fake.devices[device].primary.retained == 0)
 		result = CU_ERROR_INVALID_CONTEXT;
-	if (result == CU_OK)
-		fake.devices[device].primary.retained--;
+	if (result == CU_OK && --fake.devices[device].primary.retained == 0)
+		stream_end_device((uint32_t)device);
+	return fake_leave(result);
+}
+
+/* How a thread waits is nothing that can be seen here; what the flags may be is. */
+enum cu_result cuDevicePrimaryCtxSetFlags_v2(cu_device device, unsigned int flags)
+{
+	enum cu_result result = fake_enter(FAKE_CALL_primary_ctx_set_flags, device, 1);
+	unsigned int schedule = flags & CONTEXT_SCHEDULE_MASK;
+
+	if (result == CU_OK && !device_exists(device))
+		result = CU_ERROR_INVALID_DEVICE;
+	if (result == CU_OK && ((flags & ~CONTEXT_FLAGS_MASK) || (schedule & (schedule - 1))))
+		result = CU_ERROR_INVALID_VALUE;
 	return fake_leave(result);
 }
 
@@ -89,11 +107,16 @@ enum cu_result cuCtxGetDevice(cu_device *ret_device)
 	return fake_leave(result);
 }
 
-/* Every copy is done when its call returns: there is nothing to wait for but the errors. */
 enum cu_result cuCtxSynchronize(void)
 {
 	enum cu_result result = fake_enter(FAKE_CALL_ctx_synchronize, context_ordinal(), 1);
 	uint32_t ordinal;
 
-	return fake_leave(result ? result : context_device(&ordinal));
+	if (result == CU_OK)
+		result = context_device(&ordinal);
+	if (result == CU_OK) {
+		stream_wait_device(ordinal);
+		result = fake_health(ordinal);
+	}
+	return fake_leave(result);
 }

@@ -30,7 +30,11 @@ static enum cu_result device_init(unsigned int flags)
 	if (fake.settings.gpus == 0)
 		return CU_ERROR_NO_DEVICE;
 	for (done = 0; done < fake.settings.gpus; done++) {
+		struct cu_stream_object *null_stream = &fake.devices[done].null_stream;
+
 		fake.devices[done].primary.ordinal = done;
+		null_stream->ordinal = done;
+		null_stream->last = &null_stream->first;
 		if (store_open(&fake.settings, done, &fake.devices[done].store) < 0)
 			break;
 	}
@@ -50,6 +54,7 @@ static void __attribute__((destructor)) device_finish(void)
 		return;
 	fake_lock();
 	fake.finished = true;
+	fake_wake();
 	for (uint32_t i = 0; i < fake.settings.gpus; i++)
 		store_close(fake.devices[i].store);
 	fake_leave(CU_OK);

@@ -1,7 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Reads the FAKECUDA variable: KEY=VALUE, separated by commas. docs/testing.md tells what there is.
+ * Reads the FAKECUDA variable: KEY=VALUE, separated by commas. docs/testing.md tells more.
+ *
+ *   gpus=N  mem=256M  numa=0:1     how many devices, what each has, next to which node
+ *   version=13000                  of the driver; below 12080 it has no batch copy
+ *   lat=CALL:15us                  what a call takes
+ *   up=25G  down=25G               bytes a second of a device, from the host and to it
+ *   fail=CALL[@GPU]:K[+]:RESULT    the K-th such call fails
+ *   node=NAME  dir=PATH            whose devices they are, and where their memory lies
  *
  * Strict, because a setting that is misread makes a test that tests nothing: an unknown key, a call
  * or result that does not exist, a number with a tail -- each is an error with a line on stderr,
@@ -18,6 +25,7 @@
 
 #define SETTINGS_BYTES_MAX 4096u
 #define SETTINGS_MEM_MAX (1ull << 40)
+#define SETTINGS_RATE_MAX (1ull << 40)
 
 /* Of an H200 under driver 580, as measured; per piece of memory that the call handles. */
 static const struct {
@@ -39,7 +47,7 @@ static bool settings_refuse(const char *what, const char *text, const char *want
 uint32_t settings_call_named(const char *name)
 {
 #define FAKE_CALL_NAME(field, symbol, args) #symbol,
-	static const char *const names[] = { CU_CALLS(FAKE_CALL_NAME) };
+	static const char *const names[] = { FAKE_ALL_CALLS(FAKE_CALL_NAME) };
 #undef FAKE_CALL_NAME
 
 	for (uint32_t i = 0; i < FAKE_CALLS; i++) {
@@ -157,6 +165,20 @@ static bool settings_latency(struct fake_settings *set, char *text)
 	return true;
 }
 
+static bool settings_rate(uint64_t *ret, const char *key, const char *text)
+{
+	const char *tail;
+	uint64_t rate;
+	uint32_t shift = 0;
+
+	if (settings_number(text, &rate, &tail) && *tail && !tail[1])
+		shift = *tail == 'K' ? 10 : *tail == 'M' ? 20 : *tail == 'G' ? 30 : 0;
+	if (shift == 0 || rate == 0 || rate > SETTINGS_RATE_MAX >> shift)
+		return settings_refuse(key, text, "bytes a second, as 500M or 25G, 1K to 1024G");
+	*ret = rate << shift;
+	return true;
+}
+
 static bool settings_fail(struct fake_settings *set, char *text)
 {
 	const char *want = "CALL[@GPU]:K[+]:RESULT, as cuMemCreate:3:OUT_OF_MEMORY";
@@ -244,8 +266,13 @@ static bool settings_one(struct fake_settings *set, char *text, uint32_t *ret_nu
 		return settings_text("node", set->node, sizeof(set->node), value, false);
 	if (strcmp(text, "dir") == 0)
 		return settings_text("dir", set->dir, sizeof(set->dir), value, true);
-	return settings_refuse("unknown key", text,
-			       "there are gpus, mem, numa, lat, fail, version, node and dir");
+	if (strcmp(text, "up") == 0)
+		return settings_rate(&set->copy_rate[FAKE_UP], text, value);
+	if (strcmp(text, "down") == 0)
+		return settings_rate(&set->copy_rate[FAKE_DOWN], text, value);
+	return settings_refuse(
+		"unknown key", text,
+		"there are gpus, mem, numa, lat, up, down, fail, version, node and dir");
 }
 
 static void settings_default(struct fake_settings *ret)

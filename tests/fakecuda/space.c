@@ -7,6 +7,10 @@
  * not made accessible faults when touched, as it does on a GPU, and what was unmapped faults again.
  * Unlike on a GPU the CPU can touch it too; nothing here helps a caller that relies on that.
  *
+ * A map that goes, or changes its rights, waits for the bytes that a copy is moving there just now,
+ * and for no more: what the copy has not come to yet finds the address gone, and that is a fault.
+ * Who unmaps has to wait for his copies, as the real driver is not known to do it for him.
+ *
  * A reservation keeps for each granule which map covers it. A map is of a whole handle from its
  * offset 0, and goes as a whole; what lies between maps does not mind being unmapped. One range may
  * cover many maps of one reservation, never a part of a map. The real driver also lets a map hang
@@ -245,6 +249,8 @@ enum cu_result cuMemUnmap(cu_address address, size_t bytes)
 	fake_lock();
 	count = space_count(address, bytes, &ordinal);
 	result = fake_begin(FAKE_CALL_mem_unmap, ordinal, count);
+	if (result == CU_OK)
+		copy_wait_range(address, bytes);
 	return fake_leave(result ? result : space_unmap(address, bytes));
 }
 
@@ -307,6 +313,8 @@ enum cu_result cuMemSetAccess(cu_address address, size_t bytes, const struct cu_
 	fake_lock();
 	maps = space_count(address, bytes, &ordinal);
 	result = fake_begin(FAKE_CALL_mem_set_access, ordinal, maps);
+	if (result == CU_OK)
+		copy_wait_range(address, bytes);
 	return fake_leave(result ? result : space_set_access(address, bytes, desc, count));
 }
 
