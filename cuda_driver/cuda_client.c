@@ -8,17 +8,13 @@
  * overlaps are found before the driver is asked, and whether a cut goes through a handle is seen at
  * the two ends of it. Cells of addresses that were never mapped cost no memory: they are zero pages
  * of a large calloc().
- *
- * Functions that talk to the driver run between client_enter() and client_leave().
  */
 
-#include "cuda_driver/cuda_client.h"
+#include "cuda_driver/cuda_client_state.h"
 
-#include "cuda_driver/cuda_device.h"
 #include "cuda_driver/cuda_error.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 struct client_cell {
@@ -35,16 +31,9 @@ struct client_range {
 	struct client_cell *cells;
 };
 
-struct cuda_client {
-	struct cuda_device device;
-	cu_context context;
-	bool retained; /* the context is the primary one, held by us */
-	struct client_range *ranges;
-};
-
 static const char not_reserved[] = "not in a reserved range, or not on the granularity";
 
-static int client_enter(const struct cuda_client *client, cu_context *ret_before)
+int client_enter(const struct cuda_client *client, cu_context *ret_before)
 {
 	const struct cuda_api *api = client->device.api;
 	enum cu_result r = api->ctx_get_current(ret_before);
@@ -57,7 +46,7 @@ static int client_enter(const struct cuda_client *client, cu_context *ret_before
 	return r == CU_OK ? 0 : cuda_error_note("cuCtxSetCurrent", r);
 }
 
-static void client_leave(const struct cuda_client *client, cu_context before)
+void client_leave(const struct cuda_client *client, cu_context before)
 {
 	if (before != client->context)
 		client->device.api->ctx_set_current(before);
@@ -103,6 +92,14 @@ int cuda_client_open(uint32_t ordinal, struct cuda_client **ret)
 	}
 	*ret = client;
 	return 0;
+}
+
+int cuda_client_open_uuid(const struct cu_uuid *uuid, struct cuda_client **ret)
+{
+	uint32_t ordinal;
+	int error = cuda_device_find(uuid, &ordinal);
+
+	return error ? error : cuda_client_open(ordinal, ret);
 }
 
 uint64_t cuda_client_granularity_bytes(const struct cuda_client *client)
@@ -176,6 +173,7 @@ struct cuda_client *cuda_client_close(struct cuda_client *client)
 
 	if (!client)
 		return NULL;
+	cuda_client_fences_unregister(client);
 	entered = client_enter(client, &before) == 0;
 	while (client->ranges) {
 		struct client_range *range = client->ranges;

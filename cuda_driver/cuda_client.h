@@ -41,7 +41,14 @@ struct cuda_client;
  */
 int cuda_client_open(uint32_t ordinal, struct cuda_client **ret);
 
-/* Unmaps and frees all that is reserved, gives the context back. NULL is fine. Returns NULL. */
+/*
+ * The same device whatever its number in this process: by what the owner knows it as.
+ * As above; -ENODEV: this process does not see it.
+ */
+int cuda_client_open_uuid(const struct cu_uuid *uuid, struct cuda_client **ret);
+
+/* Unmaps and frees all that is reserved, and the fences, gives the context back. NULL is fine.
+ * Returns NULL. */
 struct cuda_client *cuda_client_close(struct cuda_client *client);
 
 /* Sizes of handles and of ranges are multiples of it. */
@@ -86,3 +93,35 @@ int cuda_client_unmap(struct cuda_client *client, uint64_t address, uint64_t byt
 int cuda_client_copy_to(struct cuda_client *client, uint64_t address, const void *from,
 			uint64_t bytes);
 int cuda_client_copy_from(struct cuda_client *client, void *to, uint64_t address, uint64_t bytes);
+
+/*
+ * Fences: 64-bit words in memory that is shared with another process, which streams of the device
+ * write and wait for, so that no CPU of the engine waits for a stream.
+ *
+ * count words, stride_bytes (a multiple of 8) apart, from the beginning of a page in a shared
+ * mapping. The client takes a view of its own: the mapping may go as soon as this returned, and
+ * other clients of the process may register the same words. Once a client.
+ * 0; -EINVAL; -EBUSY: it has fences; -ENOENT, -ENOSYS: the driver has no streams; -ENOMEM; others
+ * by cuda_error.h.
+ */
+int cuda_client_fences_register(struct cuda_client *client, void *words, uint32_t count,
+				uint32_t stride_bytes);
+/*
+ * Streams are past every write and wait they were given. close does it too. After an error they are
+ * still registered. 0, also when there were none; by cuda_error.h.
+ */
+int cuda_client_fences_unregister(struct cuda_client *client);
+
+/*
+ * Puts a step into `stream`, a stream of the client's context (NULL: its default stream), and
+ * returns at once. write: when all that the stream got before is done, and seen by everyone, the
+ * word becomes value. wait: the stream goes on once the word has reached value, (int64_t)(word -
+ * value)
+ * >= 0. A word that never reaches it stops the stream for good, and every synchronisation with it:
+ * whoever waits sees to it that the other end is alive, or writes the word itself.
+ * 0; -EINVAL: no such word; others by cuda_error.h: nothing was put into the stream.
+ */
+int cuda_client_stream_write(struct cuda_client *client, cu_stream stream, uint32_t word,
+			     uint64_t value);
+int cuda_client_stream_wait(struct cuda_client *client, cu_stream stream, uint32_t word,
+			    uint64_t value);
