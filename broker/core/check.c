@@ -23,8 +23,29 @@ struct report {
 	} while (0)
 
 struct slab_tally {
-	uint32_t free, held, quarantined, sealed;
+	uint32_t free, held, quarantined, sealed, arriving;
 };
+
+/* A page and its copy: each says so, and is the other's. */
+static int check_pair(const struct core *c, struct report *r, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+	const struct core_space *s = &c->spaces[core_slab_of(c, page)->space];
+	bool below = p->flags & CORE_PAGE_BELOW;
+	uint16_t space = below ? s->below : s->above;
+	uint32_t other;
+
+	if (!(p->flags & (CORE_PAGE_BELOW | CORE_PAGE_ABOVE)))
+		return 0;
+	MUST(r, space != CORE_NONE16 && p->flags & CORE_PAGE_INDEXED,
+	     "page %u: a copy where there can be none", page);
+	other = core_tier_find(c, space, p);
+	MUST(r,
+	     other != CORE_NONE && c->pages[other].state == CORE_PAGE_SEALED &&
+		     c->pages[other].flags & (below ? CORE_PAGE_ABOVE : CORE_PAGE_BELOW),
+	     "page %u: its copy does not know of it", page);
+	return 0;
+}
 
 static int check_sealed(const struct core *c, struct report *r, uint32_t page)
 {
@@ -34,10 +55,14 @@ static int check_sealed(const struct core *c, struct report *r, uint32_t page)
 
 	MUST(r, p->ns < c->h->limits.namespaces && c->namespaces[p->ns].used,
 	     "page %u: sealed under no namespace (%u)", page, p->ns);
-	MUST(r, p->leases || p->flags & CORE_PAGE_INDEXED, "page %u: sealed, unleased, not indexed",
-	     page);
+	MUST(r, p->leases || p->flags & (CORE_PAGE_INDEXED | CORE_PAGE_BUSY),
+	     "page %u: sealed, unleased, not indexed", page);
+	MUST(r, !(p->flags & CORE_PAGE_FAILED) || (p->leases && !(p->flags & CORE_PAGE_INDEXED)),
+	     "page %u: failed to arrive and is there", page);
 	MUST(r,
-	     p->leases || p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED) ||
+	     p->leases ||
+		     p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED | CORE_PAGE_RIPE |
+				 CORE_PAGE_BUSY) ||
 		     core_slab_of(c, page)->state == CORE_SLAB_DRAINING || core_page_stale(c, p),
 	     "page %u: unleased and not a candidate", page);
 	if (!(p->flags & CORE_PAGE_INDEXED))
@@ -45,7 +70,7 @@ static int check_sealed(const struct core *c, struct report *r, uint32_t page)
 	key.space = core_slab_of(c, page)->space;
 	mix = core_index_mix(c, core_index_seed(c, key.space, key.ns, key.salt), &p->hash);
 	MUST(r, core_index_find(c, mix, &key) == page, "page %u: the index leads elsewhere", page);
-	return 0;
+	return check_pair(c, r, page);
 }
 
 static int check_leases_of(const struct core *c, struct report *r, uint32_t page)
@@ -71,7 +96,9 @@ static int check_page(const struct core *c, struct report *r, uint32_t page, str
 	MUST(r, is_free == (p->state == CORE_PAGE_FREE), "page %u: state %u, free bit %d", page,
 	     p->state, is_free);
 	MUST(r,
-	     p->state == CORE_PAGE_SEALED || !(p->flags & (CORE_PAGE_INDEXED | CORE_PAGE_LISTED)),
+	     p->state == CORE_PAGE_SEALED || p->state == CORE_PAGE_ARRIVING ||
+		     !(p->flags & (CORE_PAGE_INDEXED | CORE_PAGE_LISTED | CORE_PAGE_RIPE |
+				   CORE_PAGE_BUSY | CORE_PAGE_BELOW | CORE_PAGE_ABOVE)),
 	     "page %u: state %u, flags %#x", page, p->state, p->flags);
 	switch (p->state) {
 	case CORE_PAGE_FREE:
@@ -94,6 +121,13 @@ static int check_page(const struct core *c, struct report *r, uint32_t page, str
 		if (check_leases_of(c, r, page))
 			return -EUCLEAN;
 		return check_sealed(c, r, page);
+	case CORE_PAGE_ARRIVING:
+		t->arriving++;
+		MUST(r,
+		     p->flags & CORE_PAGE_BUSY && !(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_RIPE |
+								CORE_PAGE_BELOW | CORE_PAGE_ABOVE)),
+		     "page %u: arriving, flags %#x", page, p->flags);
+		return check_leases_of(c, r, page);
 	default:
 		return BROKEN(r, "page %u: state %u", page, p->state);
 	}
@@ -122,7 +156,7 @@ static int check_slab(const struct core *c, struct report *r, unsigned index)
 	}
 	MUST(r,
 	     t.free == slab->free && t.held == slab->held && t.quarantined == slab->quarantined &&
-		     t.sealed == slab->sealed,
+		     t.sealed == slab->sealed && t.arriving == slab->arriving,
 	     "slab %u: counts %u/%u/%u/%u free/held/quarantined/sealed, finds %u/%u/%u/%u", index,
 	     slab->free, slab->held, slab->quarantined, slab->sealed, t.free, t.held, t.quarantined,
 	     t.sealed);
@@ -161,6 +195,47 @@ static int check_list(const struct core *c, struct report *r, unsigned space)
 	return 0;
 }
 
+static int check_ripe(const struct core *c, struct report *r, unsigned space)
+{
+	const struct core_space *s = &c->spaces[space];
+	uint32_t prev = CORE_NONE, n = 0;
+
+	for (uint32_t i = s->ripe_first; i != CORE_NONE; i = c->pages[i].next, n++) {
+		const struct core_page *p = &c->pages[i];
+
+		MUST(r, n < s->ripe, "space %u: its ripe list does not end", space);
+		MUST(r,
+		     p->prev == prev && p->flags & CORE_PAGE_RIPE &&
+			     !(p->flags & CORE_PAGE_LISTED) && p->state == CORE_PAGE_SEALED &&
+			     core_slab_of(c, i)->space == space,
+		     "space %u: page %u ripe by mistake", space, i);
+		prev = i;
+	}
+	MUST(r, prev == s->ripe_last && n == s->ripe, "space %u: %u pages ripe, counts %u", space,
+	     n, s->ripe);
+	return 0;
+}
+
+/* A space and the one below it. */
+static int check_tier(const struct core *c, struct report *r, unsigned space)
+{
+	const struct core_space *s = &c->spaces[space];
+	const struct core_space *other;
+
+	if (s->below != CORE_NONE16) {
+		other = &c->spaces[s->below];
+		MUST(r,
+		     other->used && other->above == space && other->tenant == s->tenant &&
+			     other->stride_bytes == s->regions * s->stride_bytes &&
+			     c->h->device[other->device].kind == CORE_KIND_ARENA,
+		     "space %u: space %u is not below it", space, s->below);
+	}
+	if (s->above != CORE_NONE16)
+		MUST(r, c->spaces[s->above].below == space && !s->members,
+		     "space %u: space %u is not above it", space, s->above);
+	return check_ripe(c, r, space);
+}
+
 static int check_space(const struct core *c, struct report *r, unsigned space)
 {
 	const struct core_space *s = &c->spaces[space];
@@ -187,7 +262,7 @@ static int check_space(const struct core *c, struct report *r, unsigned space)
 	}
 	MUST(r, members == s->members, "space %u: %u members, counts %u", space, members,
 	     s->members);
-	return check_list(c, r, space);
+	return check_list(c, r, space) || check_tier(c, r, space) ? -EUCLEAN : 0;
 }
 
 /* Pages of one slot that a member's client holds, and leases, by the records themselves. */
@@ -204,7 +279,7 @@ static uint32_t count_held_in(const struct core *c, const struct core_member *m,
 
 		n += (p->state == CORE_PAGE_FILLING || p->state == CORE_PAGE_QUARANTINE) &&
 		     p->owner == m->client;
-		*ret_leases += p->state == CORE_PAGE_SEALED &&
+		*ret_leases += (p->state == CORE_PAGE_SEALED || p->state == CORE_PAGE_ARRIVING) &&
 			       core_lease_find(c, m->client, slab->base + i) != CORE_NONE;
 	}
 	return n;
@@ -370,12 +445,58 @@ static int check_namespaces(const struct core *c, struct report *r)
 	}
 	for (unsigned i = 0; i < c->h->limits.slabs; i++) {
 		if (c->slabs[i].state != CORE_SLAB_FREE)
-			by_slab += c->slabs[i].sealed;
+			by_slab += c->slabs[i].sealed + c->slabs[i].arriving;
 	}
 	MUST(r, stale == c->h->pages_stale && sealed == by_slab,
 	     "namespaces: %llu pages, slabs %llu; stale %llu of %llu", (unsigned long long)sealed,
 	     (unsigned long long)by_slab, (unsigned long long)stale,
 	     (unsigned long long)c->h->pages_stale);
+	return 0;
+}
+
+/* Transfers against the pages they read and write, and the queues they wait in. */
+static int check_transfers(const struct core *c, struct report *r)
+{
+	uint32_t used = 0, queued = 0, waiting = 0, busy = 0, falling = 0, rising = 0;
+
+	for (uint32_t i = 0; i < c->h->limits.transfers; i++) {
+		const struct core_transfer *t = &c->transfers[i];
+		uint8_t to = t->state ? c->pages[t->to].state : CORE_PAGE_ARRIVING;
+
+		used += t->state != CORE_TRANSFER_FREE;
+		queued += t->state == CORE_TRANSFER_QUEUED;
+		falling += t->state && t->direction == CORE_DOWN;
+		rising += t->state && t->direction == CORE_UP;
+		MUST(r,
+		     !t->state ||
+			     (to == CORE_PAGE_ARRIVING && c->pages[t->to].flags & CORE_PAGE_BUSY &&
+			      c->pages[t->from].state == CORE_PAGE_SEALED &&
+			      c->pages[t->from].flags & CORE_PAGE_BUSY),
+		     "transfer %u: from page %u to page %u, one of which is not its", i, t->from,
+		     t->to);
+	}
+	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
+		for (unsigned dir = 0; dir < 2 && c->h->limits.transfers; dir++) {
+			for (unsigned i = c->h->queue[d][dir].first; i != CORE_NONE16;
+			     i = c->transfers[i].next, waiting++)
+				MUST(r, waiting < queued && c->transfers[i].device == d,
+				     "device %u: its queue of transfers at %u", d, i);
+		}
+	}
+	for (unsigned i = 0; i < c->h->limits.slabs; i++) {
+		const struct core_slab *slab = &c->slabs[i];
+
+		for (uint32_t k = 0; slab->state > CORE_SLAB_CREATING && k < slab->pages; k++)
+			busy += !!(c->pages[slab->base + k].flags & CORE_PAGE_BUSY);
+	}
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		falling -= c->spaces[i].used ? c->spaces[i].falling : 0;
+		rising -= c->spaces[i].used ? c->spaces[i].rising : 0;
+	}
+	MUST(r, used == c->h->transfers_used && busy == 2 * used && waiting == queued,
+	     "transfers: %u, counts %u; %u pages busy; %u queued, counts %u", used,
+	     c->h->transfers_used, busy, waiting, queued);
+	MUST(r, !falling && !rising, "transfers: spaces count others");
 	return 0;
 }
 
@@ -430,6 +551,8 @@ int core_check(const struct core *c, char *why, size_t why_bytes)
 		e = check_draining(c, &r);
 	if (!e)
 		e = check_namespaces(c, &r);
+	if (!e)
+		e = check_transfers(c, &r);
 	if (!e)
 		e = check_index(c, &r);
 	return e;

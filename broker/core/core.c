@@ -30,6 +30,8 @@ void core_limits_fill(struct core_limits *limits)
 		limits->tenants = 64;
 	if (!limits->namespaces)
 		limits->namespaces = 256;
+	if (limits->transfers >= CORE_NONE16)
+		limits->transfers = CORE_NONE16 - 1;
 }
 
 /* Twelve slots a group, filled to four fifths when every page is indexed. */
@@ -66,6 +68,8 @@ static uint64_t lay_out(struct core_header *h, const struct core_limits *l)
 	h->off_members = place(&at, l->members, sizeof(struct core_member));
 	h->off_tenants = place(&at, l->tenants, sizeof(struct core_tenant));
 	h->off_namespaces = place(&at, l->namespaces, sizeof(struct core_ns));
+	h->off_transfers = place(&at, l->transfers, sizeof(struct core_transfer));
+	h->off_sums = place(&at, l->transfers ? l->pages : 0, sizeof(uint32_t));
 	return at;
 }
 
@@ -95,6 +99,8 @@ static void view(struct core *c, void *mem)
 	c->members = (void *)(base + c->h->off_members);
 	c->tenants = (void *)(base + c->h->off_tenants);
 	c->namespaces = (void *)(base + c->h->off_namespaces);
+	c->transfers = (void *)(base + c->h->off_transfers);
+	c->sums = c->h->limits.transfers ? (void *)(base + c->h->off_sums) : NULL;
 }
 
 void core_init(struct core *c, void *mem, const struct core_limits *limits,
@@ -117,6 +123,9 @@ void core_init(struct core *c, void *mem, const struct core_limits *limits,
 	h->member_todo = CORE_NONE16;
 	h->version = CORE_STATE_VERSION;
 	view(c, mem);
+	core_transfers_init(c);
+	for (unsigned i = 0; i < CORE_DEVICES_MAX; i++)
+		h->device[i].below = CORE_DEVICE_NONE_BELOW;
 	c->policy = policy;
 	c->now_s = 1;
 	c->revoke_grace_ns = CORE_REVOKE_GRACE_NS;

@@ -191,9 +191,11 @@ kvb_page_t core_page_name(const struct core *c, uint32_t page); /* ABI name of a
 int core_page_evict(struct core *c, uint32_t page);             /* -EBUSY: leased, pinned or held */
 int core_page_pin(struct core *c, uint32_t page, bool pin);     /* operator's pin */
 
-/* ---- lower tiers (tier.c, load.c, transfer.c) ------------------------------------------------- */
+/* ---- lower tiers (tier.c, load.c, transfer.c) -------------------------------------------------
+ */
 
-/* A host arena of that many bytes on a NUMA node, cut into handle_bytes. Index, -EEXIST, -ENOSPC. */
+/* A host arena of that many bytes on a NUMA node, cut into handle_bytes. Index, -EEXIST, -ENOSPC.
+ */
 int core_arena_add(struct core *c, uint32_t node, uint64_t capacity_bytes, uint64_t handle_bytes);
 /* Spaces opened on `device` from now on have their lower tier there. Once, before any client. */
 void core_device_below(struct core *c, unsigned device, unsigned arena);
@@ -204,10 +206,10 @@ void core_device_below(struct core *c, unsigned device, unsigned arena);
 void core_device_below_ready(struct core *c, unsigned device, bool ready);
 
 /*
- * The leading run of keys that are in any tier is leased, names in ret; keys from below are ARRIVING
- * until their transfer is over. lk->lead counts how many of the run came from below. wait: no page
- * is free for the next key yet. Stops where core_lookup() stops, and at a key of which no page could
- * be had.
+ * The leading run of keys that are in any tier is leased, names in ret; keys from below are
+ * ARRIVING until their transfer is over. lk->lead counts how many of the run came from below. wait:
+ * no page is free for the next key yet. Stops where core_lookup() stops, and at a key of which no
+ * page could be had.
  */
 struct core_batch core_load(struct core *c, struct core_member *m, struct core_lookup *lk,
 			    const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret);
@@ -219,8 +221,8 @@ struct core_batch core_prefetch(struct core *c, struct core_member *m, struct co
 struct core_batch core_store(struct core *c, struct core_member *m, const kvb_page_t *page,
 			     uint32_t n);
 
-/* Of the pages that core_load() named: how many at the start have arrived. *ret_failed: the next one
- * never will (else it is still on its way, or all are there). */
+/* Of the pages that core_load() named: how many at the start have arrived. *ret_failed: the next
+ * one never will (else it is still on its way, or all are there). */
 uint32_t core_load_arrived(const struct core *c, const struct core_member *m,
 			   const kvb_page_t *page, uint32_t n, bool *ret_failed);
 

@@ -14,6 +14,10 @@
  *
  * 2 and 3 only serve an asker that is not above its own high. A tenant at its max can only be
  * served from its own spaces without members. Revocation takes time: the asker asks again.
+ *
+ * In an arena it is the broker that asks, for a space below another; such a space is idle when the
+ * one above it has no member. There a tenant also shares with itself: a space that has nothing to
+ * write to takes from the tenant's largest, until they are within a slab of each other.
  */
 
 #include "broker/core/internal.h"
@@ -40,6 +44,12 @@ static bool may_lose(const struct core_budget *b, uint64_t bytes)
 	return settled(b) >= bytes && settled(b) - bytes >= b->min_bytes;
 }
 
+/* Nobody uses it now. */
+static bool is_idle(const struct core *c, const struct core_space *s)
+{
+	return !s->members && (s->above == CORE_NONE16 || !c->spaces[s->above].members);
+}
+
 /* Rule 1. own_only: the asker is at its max. */
 static struct core_space *idle_space(const struct core *c, const struct core_space *asker,
 				     bool own_only)
@@ -50,7 +60,7 @@ static struct core_space *idle_space(const struct core *c, const struct core_spa
 		struct core_space *s = &c->spaces[i];
 		bool own = s->tenant == asker->tenant;
 
-		if (!s->used || s->members || s == asker || s->device != asker->device ||
+		if (!s->used || !is_idle(c, s) || s == asker || s->device != asker->device ||
 		    !has_live(s))
 			continue;
 		if (!own && (own_only ||
@@ -58,6 +68,25 @@ static struct core_space *idle_space(const struct core *c, const struct core_spa
 			continue;
 		if (!best || s->used_ns < best->used_ns)
 			best = s;
+	}
+	return best;
+}
+
+/* In an arena: the largest other space of the asker's tenant that stays the larger one. */
+static struct core_space *largest_sibling(const struct core *c, const struct core_space *asker)
+{
+	uint64_t most = (asker->slabs + 1) * asker->slab_bytes;
+	struct core_space *best = NULL;
+
+	for (unsigned i = 0; asker->above != CORE_NONE16 && i < c->h->limits.spaces; i++) {
+		struct core_space *s = &c->spaces[i];
+		uint64_t left = (s->slabs ? s->slabs - 1 : 0) * s->slab_bytes;
+
+		if (!s->used || s == asker || s->tenant != asker->tenant ||
+		    s->device != asker->device || !has_live(s) || left < most)
+			continue;
+		best = s;
+		most = left + 1;
 	}
 	return best;
 }
@@ -143,6 +172,8 @@ static bool make_room(struct core *c, const struct core_space *asker, uint64_t b
 				 : NULL;
 		}
 		if (!s)
+			s = largest_sibling(c, asker);
+		if (!s)
 			break;
 		core_space_shrink_one(c, s, c->revoke_grace_ns);
 	}
@@ -154,10 +185,9 @@ static bool make_room(struct core *c, const struct core_space *asker, uint64_t b
 	return true;
 }
 
-int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,
-		    uint64_t slots[CORE_SLOT_WORDS])
+int core_space_add_slabs(struct core *c, struct core_space *s, uint32_t slabs,
+			 uint64_t slots[CORE_SLOT_WORDS])
 {
-	struct core_space *s = &c->spaces[m->space];
 	uint32_t n = 0;
 	int r = 0;
 
@@ -182,6 +212,12 @@ int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,
 		return 0;
 	c->tenants[s->tenant].refusals++;
 	return r;
+}
+
+int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,
+		    uint64_t slots[CORE_SLOT_WORDS])
+{
+	return core_space_add_slabs(c, &c->spaces[m->space], slabs, slots);
 }
 
 void core_budget_converge(struct core *c, unsigned tenant, unsigned device)

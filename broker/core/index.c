@@ -42,6 +42,15 @@ void core_index_insert(struct core *c, uint64_t mix, uint32_t page)
 	}
 }
 
+void core_page_index(struct core *c, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+	struct core_index_seed seed =
+		core_index_seed(c, core_slab_of(c, page)->space, p->ns, p->salt);
+
+	core_index_insert(c, core_index_mix(c, seed, &p->hash), page);
+}
+
 void core_index_remove(struct core *c, uint32_t page)
 {
 	struct core_page *p = &c->pages[page];

@@ -94,6 +94,15 @@ static inline bool core_page_expired(const struct core *c, const struct core_pag
 	return p->expire_s && p->expire_s <= c->now_s;
 }
 
+/* May a client be given what is in this page, if it can reach it? */
+static inline bool core_page_usable(const struct core *c, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+
+	return p->state == CORE_PAGE_SEALED && !core_page_expired(c, p) &&
+	       core_slab_of(c, page)->state == CORE_SLAB_LIVE;
+}
+
 /* ---- page.c: transitions ------------------------------------------------------------------- */
 
 /* Whatever its counters said before, the record is free from here on, under a new generation. */
@@ -104,8 +113,25 @@ void core_page_unhold(struct core *c, struct core_member *m, uint32_t page);
 void core_page_hold(struct core *c, struct core_member *m, uint32_t page, bool magazine);
 /* SEALED -> out of the index; it goes when its last lease goes. */
 void core_page_unindex(struct core *c, uint32_t page);
+/* Puts it in, under the key it carries; nothing else is under that (index.c). */
+void core_page_index(struct core *c, uint32_t page);
 /* SEALED and unleased -> no state; the caller makes it free or FILLING. */
 void core_page_unseal(struct core *c, uint32_t page);
+/* Both: what SEALED pages with neither lease nor use come to. */
+void core_page_discard(struct core *c, uint32_t page);
+/* Makes room for a key whose page may not be given out any more (lookup.c). */
+void core_page_displace(struct core *c, uint32_t page);
+/* Lowest FREE page of a slab that has one, out of the bitmap. */
+uint32_t core_page_take_free(struct core *c, struct core_slab *slab);
+/* One page of the member's slabs for bytes that arrive: free, or taken from another key. CORE_NONE:
+ * none; b->wait: soon. The caller makes it ARRIVING. */
+uint32_t core_page_obtain(struct core *c, struct core_member *m, struct core_batch *b);
+/* Evicted from under its key, new generation: no state. */
+void core_page_evicted(struct core *c, uint32_t page);
+/* Key of another page, or of nobody yet -> ARRIVING, BUSY. */
+void core_page_arrive(struct core *c, uint32_t page, const struct core_page *like);
+/* ARRIVING -> SEALED, whatever came. */
+void core_page_arrived(struct core *c, uint32_t page);
 
 /* ---- lease.c ------------------------------------------------------------------------------- */
 
@@ -193,9 +219,53 @@ static inline int core_lease_take(struct core *c, const struct core_taker *who,
 	return 0;
 }
 
+/* The caller's lease on a page it named, or CORE_NONE. */
+uint32_t core_lease_named(const struct core *c, const struct core_member *m, kvb_page_t name);
+
 /* The record goes, and the page becomes a candidate, or free, if it was the last. */
 void core_lease_end(struct core *c, struct core_member *m, uint32_t lease);
 void core_page_unleased(struct core *c, uint32_t page);
+
+/* ---- tier.c -------------------------------------------------------------------------------- */
+
+/* SEALED and unleased: a candidate for the policy, or no longer one. */
+void core_page_touch(struct core *c, uint32_t page);
+void core_page_forget(struct core *c, uint32_t page);
+/* What is under this page's key in another space; CORE_NONE. */
+uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_page *p);
+/* A page and its copy find, and lose, each other. */
+void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower);
+void core_tier_part(struct core *c, uint32_t page);
+/* Can pages of this space be written down and brought up now? */
+static inline bool core_tier_usable(const struct core *c, const struct core_space *s)
+{
+	return s->below != CORE_NONE16 && c->h->device[s->device].below_ready;
+}
+/*
+ * Writes a SEALED page of s down. 0: it is on its way; 1: it has a copy already; -EAGAIN: later;
+ * -ENOSPC: there is no room below and none can be made.
+ */
+int core_tier_down(struct core *c, struct core_space *s, uint32_t page);
+/* The list of what goes next. */
+void core_ripe_append(struct core *c, struct core_space *s, uint32_t page);
+void core_ripe_prepend(struct core *c, struct core_space *s, uint32_t page);
+void core_ripe_remove(struct core *c, struct core_space *s, uint32_t page);
+/* Up to n more of the policy's victims are made ripe, or start to be. *work as for victims(). */
+void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work);
+/* Says that a space may be short of what can go. */
+void core_ripen_soon(struct core *c, const struct core_space *s);
+void core_ripen_work(struct core *c, uint32_t *units);
+
+/* load.c: how many of these keys in a row are in any tier; their results say in which. */
+uint32_t core_lookup_below(struct core *c, struct core_member *m, const struct core_lookup *lk,
+			   const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret);
+
+/* ---- transfer.c ------------------------------------------------------------------------------ */
+
+void core_transfers_init(struct core *c);
+bool core_transfer_room(const struct core *c);
+/* Queues a copy; both pages are BUSY from here on. There is room. */
+void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to);
 
 /* ---- slab.c, space.c, client.c ------------------------------------------------------------- */
 
@@ -207,6 +277,8 @@ void core_slab_unmap(struct core *c, struct core_member *m,
 		     unsigned slot); /* m gives up its memory */
 bool core_space_shrink_one(struct core *c, struct core_space *s, uint64_t grace_ns);
 void core_space_try_free(struct core *c, struct core_space *s);
+int core_space_add_slabs(struct core *c, struct core_space *s, uint32_t slabs,
+			 uint64_t slots[CORE_SLOT_WORDS]); /* see core_space_grow() */
 void core_member_remove(struct core *c, struct core_member *m);
 struct core_member *core_member_of(struct core *c, unsigned client, unsigned space);
 void core_space_recall(struct core *c, struct core_space *s, const struct core_member *except);

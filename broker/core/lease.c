@@ -19,12 +19,12 @@ void core_page_unleased(struct core *c, uint32_t page)
 		    core_slab_of(c, page)->state == CORE_SLAB_LIVE;
 
 	p->used_s = c->now_s;
-	if (!keep) {
-		core_page_unseal(c, page);
-		core_page_make_free(c, page);
-	} else if (!(p->flags & CORE_PAGE_PINNED)) {
-		c->policy->touch(c, page);
-	}
+	if (p->state == CORE_PAGE_ARRIVING || (!keep && p->flags & CORE_PAGE_BUSY))
+		return; /* the end of its transfer asks again */
+	if (!keep)
+		core_page_discard(c, page);
+	else if (!(p->flags & CORE_PAGE_PINNED))
+		core_page_touch(c, page);
 }
 
 void core_lease_end(struct core *c, struct core_member *m, uint32_t lease)
@@ -62,13 +62,13 @@ void core_lease_end(struct core *c, struct core_member *m, uint32_t lease)
 		core_page_unleased(c, l->page);
 }
 
-/* The caller's lease on a page it named, or CORE_NONE. */
-static uint32_t lease_named(const struct core *c, const struct core_member *m, kvb_page_t name)
+uint32_t core_lease_named(const struct core *c, const struct core_member *m, kvb_page_t name)
 {
 	uint32_t page = core_page_locate(c, &c->spaces[m->space], name);
 
 	if (page == CORE_NONE || c->pages[page].gen != KVB_PAGE_GEN(name) ||
-	    c->pages[page].state != CORE_PAGE_SEALED)
+	    (c->pages[page].state != CORE_PAGE_SEALED &&
+	     c->pages[page].state != CORE_PAGE_ARRIVING))
 		return CORE_NONE;
 	return core_lease_find(c, m->client, page);
 }
@@ -97,7 +97,7 @@ struct core_batch core_release(struct core *c, struct core_member *m, const kvb_
 
 		if (b.done + RELEASE_AHEAD < n)
 			prefetch_pages(c, m, page + b.done + RELEASE_AHEAD, 1);
-		i = lease_named(c, m, page[b.done]);
+		i = core_lease_named(c, m, page[b.done]);
 		if (i == CORE_NONE || !(c->leases[i].count & CORE_LEASE_COUNT_MAX)) {
 			b.status = -ENOENT;
 			break;
@@ -116,7 +116,7 @@ struct core_batch core_pin(struct core *c, struct core_member *m, const kvb_page
 	struct core_batch b = { 0 };
 
 	for (; b.done < n; b.done++) {
-		uint32_t i = lease_named(c, m, page[b.done]);
+		uint32_t i = core_lease_named(c, m, page[b.done]);
 		struct core_lease *l;
 
 		if (i == CORE_NONE || (!pin && !(c->leases[i].count & CORE_LEASE_PIN))) {
@@ -155,7 +155,7 @@ struct core_batch core_hint(struct core *c, struct core_member *m, const kvb_pag
 		return b;
 	}
 	for (; b.done < n; b.done++) {
-		uint32_t i = lease_named(c, m, page[b.done]);
+		uint32_t i = core_lease_named(c, m, page[b.done]);
 		struct core_page *p;
 
 		if (i == CORE_NONE) {

@@ -70,10 +70,7 @@ static inline uint32_t find_usable(const struct core *c, uint64_t mix, const str
 {
 	uint32_t page = core_index_find(c, mix, key);
 
-	if (page == CORE_NONE || core_page_expired(c, &c->pages[page]) ||
-	    core_slab_of(c, page)->state != CORE_SLAB_LIVE)
-		return CORE_NONE;
-	return page;
+	return page != CORE_NONE && core_page_usable(c, page) ? page : CORE_NONE;
 }
 
 static void count_lookup(struct core *c, struct core_member *m, struct core_ns *ns, uint32_t keys,
@@ -136,6 +133,10 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 	uint32_t hits = 0;
 	struct pipe pipe;
 
+	if (lk->tiers && lk->broken) {
+		b.done = core_lookup_below(c, m, lk, hash, n, ret);
+		return b;
+	}
 	pipe_start(&pipe, core_index_seed(c, m->space, lk->ns, lk->salt), hash, sizeof(*hash), n);
 	for (; b.done < n; b.done++) {
 		uint64_t mix = pipe_next(&pipe, c, b.done);
@@ -158,17 +159,16 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 		lk->lead += !lk->broken;
 	}
 	count_lookup(c, m, ns, n, hits);
+	if (lk->tiers && lk->broken)
+		b.done += core_lookup_below(c, m, lk, hash + b.done, n - b.done, ret + b.done);
 	return b;
 }
 
-/* Makes room for a key whose page may not be given out any more. */
-static void displace(struct core *c, uint32_t page)
+void core_page_displace(struct core *c, uint32_t page)
 {
 	core_page_unindex(c, page);
-	if (!c->pages[page].leases) {
-		core_page_unseal(c, page);
-		core_page_make_free(c, page);
-	}
+	if (!c->pages[page].leases && !(c->pages[page].flags & CORE_PAGE_BUSY))
+		core_page_discard(c, page);
 }
 
 /* FILLING page of m -> SEALED under key. The lease comes first: it is what can fail. */
@@ -224,7 +224,7 @@ static int seal_one(struct core *c, const struct core_taker *who, uint64_t mix,
 	if (r < 0)
 		return r;
 	if (there != CORE_NONE)
-		displace(c, there);
+		core_page_displace(c, there);
 	*ret = seal->page;
 	return 0;
 }

@@ -9,6 +9,10 @@
  *
  * A record's generation changes whenever the page stops being what its name stood for: when it
  * becomes free, and when it is evicted into somebody's hands.
+ *
+ * Above a lower tier what is evicted comes from the ripe list (tier.c), where most pages have a
+ * copy below already. One that has none is written down first, and ALLOC is told to wait; only when
+ * the tier cannot take it, or the caller does not want to wait, it is dropped.
  */
 
 #include "broker/core/index.h"
@@ -87,8 +91,10 @@ void core_page_unhold(struct core *c, struct core_member *m, uint32_t page)
 
 void core_page_unindex(struct core *c, uint32_t page)
 {
-	if (c->pages[page].flags & CORE_PAGE_INDEXED)
-		core_index_remove(c, page);
+	if (!(c->pages[page].flags & CORE_PAGE_INDEXED))
+		return;
+	core_tier_part(c, page);
+	core_index_remove(c, page);
 }
 
 void core_page_unseal(struct core *c, uint32_t page)
@@ -96,15 +102,80 @@ void core_page_unseal(struct core *c, uint32_t page)
 	struct core_page *p = &c->pages[page];
 	struct core_ns *ns = &c->namespaces[p->ns];
 
-	assert(p->state == CORE_PAGE_SEALED && !p->leases);
+	assert(p->state == CORE_PAGE_SEALED && !p->leases && !(p->flags & CORE_PAGE_BUSY));
 	core_page_unindex(c, page);
-	c->policy->forget(c, page);
+	core_page_forget(c, page);
 	ns->pages--;
 	if (core_page_stale(c, p))
 		c->h->pages_stale--;
 	else
 		ns->pages_current--;
 	core_slab_of(c, page)->sealed--;
+}
+
+void core_page_discard(struct core *c, uint32_t page)
+{
+	core_page_unseal(c, page);
+	core_page_make_free(c, page);
+}
+
+void core_page_evicted(struct core *c, uint32_t page)
+{
+	core_page_unseal(c, page);
+	next_generation(&c->pages[page]);
+}
+
+void core_page_arrive(struct core *c, uint32_t page, const struct core_page *like)
+{
+	struct core_page *p = &c->pages[page];
+	struct core_ns *ns = &c->namespaces[like->ns];
+
+	assert(!core_page_stale(c, like));
+	p->hash = like->hash;
+	p->salt = like->salt;
+	p->ns = like->ns;
+	p->epoch = like->epoch;
+	p->depth = like->depth;
+	p->hits = like->hits;
+	p->expire_s = like->expire_s;
+	p->used_s = c->now_s;
+	p->owner = CORE_NONE16;
+	p->leases = 0;
+	p->state = CORE_PAGE_ARRIVING;
+	p->flags = like->flags & (CORE_PAGE_LOW | CORE_PAGE_HIGH);
+	ns->pages++;
+	ns->pages_current++;
+	core_slab_of(c, page)->arriving++;
+}
+
+void core_page_arrived(struct core *c, uint32_t page)
+{
+	struct core_slab *slab = core_slab_of(c, page);
+
+	assert(c->pages[page].state == CORE_PAGE_ARRIVING);
+	c->pages[page].state = CORE_PAGE_SEALED;
+	slab->arriving--;
+	slab->sealed++;
+}
+
+uint32_t core_page_take_free(struct core *c, struct core_slab *slab)
+{
+	struct core_space *s = &c->spaces[slab->space];
+	uint64_t *bits = &c->free_bits[slab->base / 64];
+	uint32_t word = slab->hint;
+	unsigned i;
+
+	assert(slab->free && slab->state == CORE_SLAB_LIVE);
+	while (!bits[word])
+		word++;
+	i = (unsigned)__builtin_ctzll(bits[word]);
+	bits[word] &= bits[word] - 1;
+	slab->hint = word;
+	slab->free--;
+	s->pages_free--;
+	if (!slab->free)
+		bit_clear(s->has_free, slab->slot);
+	return slab->base + word * 64 + i;
 }
 
 /* Up to n free pages of one slab. */
@@ -161,35 +232,90 @@ static uint32_t alloc_free(struct core *c, struct core_member *m, uint32_t n, bo
 }
 
 /*
- * One victim of the policy goes to `m`; back into the order if `m` cannot reach its slab; or free
- * if the slab is being revoked, because only LIVE slabs hand out pages.
+ * One victim is evicted for `m`; or goes back into the order if `m` cannot reach its slab; or is
+ * free if the slab is being revoked, because only LIVE slabs hand out pages.
  */
+static bool claim_victim(struct core *c, struct core_member *m, uint32_t page)
+{
+	struct core_slab *slab = core_slab_of(c, page);
+	struct core_space *s = &c->spaces[slab->space];
+	struct core_device *d = &c->h->device[s->device];
+	uint16_t flags = c->pages[page].flags;
+
+	if (flags & CORE_PAGE_BUSY) /* the end of its transfer brings it back */
+		return false;
+	if (slab->state != CORE_SLAB_LIVE) { /* revoked: core_work() would have come to it */
+		core_page_discard(c, page);
+		return false;
+	}
+	if (!bit_test(m->acked, slab->slot)) {
+		core_page_touch(c, page);
+		return false;
+	}
+	core_page_evicted(c, page);
+	d->dropped += s->below != CORE_NONE16 && !(flags & CORE_PAGE_BELOW);
+	d->evictions++;
+	s->evictions++;
+	c->tenants[c->clients[m->client].tenant].evictions++;
+	c->h->n.evictions++;
+	return true;
+}
+
 static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page, bool magazine,
 			    kvb_page_t *ret)
 {
 	struct core_slab *slab = core_slab_of(c, page);
-	struct core_page *p = &c->pages[page];
-	struct core_client *cl = &c->clients[m->client];
 
-	if (slab->state != CORE_SLAB_LIVE) { /* revoked: core_work() would have come to it */
-		core_page_unseal(c, page);
-		core_page_make_free(c, page);
+	if (!claim_victim(c, m, page))
 		return 0;
-	}
-	if (!bit_test(m->acked, slab->slot)) {
-		c->policy->touch(c, page);
-		return 0;
-	}
-	core_page_unseal(c, page);
-	next_generation(p);
 	core_page_hold(c, m, page, magazine);
 	count_held(c, m, slab, 1, magazine);
-	c->spaces[slab->space].evictions++;
-	c->h->device[c->spaces[slab->space].device].evictions++;
-	c->tenants[cl->tenant].evictions++;
-	c->h->n.evictions++;
 	*ret = core_name_in(c, slab, page);
 	return 1;
+}
+
+/*
+ * The next page off the ripe list that can go at once; CORE_NONE: none. One without a copy is
+ * written down first, unless drop.
+ */
+static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint32_t *work)
+{
+	while (s->ripe_first != CORE_NONE && *work) {
+		uint32_t page = s->ripe_first;
+		const struct core_page *p = &c->pages[page];
+		int r = 1;
+
+		(*work)--;
+		core_ripe_remove(c, s, page);
+		if (p->leases || p->flags & CORE_PAGE_BUSY)
+			continue; /* its release, or the end of its transfer, brings it back */
+		if (!(p->flags & CORE_PAGE_BELOW) && !drop && core_tier_usable(c, s))
+			r = core_tier_down(c, s, page);
+		if (r == 0)
+			continue;
+		if (r != -EAGAIN)
+			return page;
+		core_ripe_prepend(c, s, page);
+		break;
+	}
+	return CORE_NONE;
+}
+
+/* Evicts what has a copy below, and has more written down. True: that is worth waiting for. */
+static bool evict_ripe(struct core *c, struct core_member *m, uint32_t n, bool magazine, bool drop,
+		       kvb_page_t *ret, uint32_t *got, uint32_t *work)
+{
+	struct core_space *s = &c->spaces[m->space];
+	uint32_t page;
+
+	while (*got < n && (page = next_ripe(c, s, drop, work)) != CORE_NONE)
+		*got += take_victim(c, m, page, magazine, ret + *got);
+	core_ripen_soon(c, s);
+	if (*got == n || drop || !core_tier_usable(c, s))
+		return false;
+	if (s->ripe_first == CORE_NONE)
+		core_ripen(c, s, n - *got, work);
+	return s->falling || s->ripe;
 }
 
 static bool has_refused(const struct core_member *m)
@@ -202,14 +328,16 @@ static bool has_refused(const struct core_member *m)
 }
 
 static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, bool magazine,
-			    kvb_page_t *ret, struct core_batch *b)
+			    bool drop, kvb_page_t *ret, struct core_batch *b)
 {
 	struct core_space *s = &c->spaces[m->space];
 	uint32_t victims[EVICT_BATCH];
 	uint32_t work = EVICT_WORK + n;
 	uint32_t got = 0;
 
-	while (got < n && work) {
+	if (s->below != CORE_NONE16)
+		b->wait = evict_ripe(c, m, n, magazine, drop, ret, &got, &work);
+	while (got < n && work && !b->wait) {
 		uint32_t want = n - got < EVICT_BATCH ? n - got : EVICT_BATCH;
 		uint32_t found = c->policy->victims(c, s, want, victims, &work);
 
@@ -225,7 +353,7 @@ static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, b
 			got += take_victim(c, m, victims[i], magazine, ret + got);
 	}
 	/* With slabs refused, what was passed over may be all there is: asking again would spin. */
-	if (got < n && !work && !has_refused(m))
+	if (got < n && !work && !b->wait && !has_refused(m))
 		b->flags |= KVB_CQE_AGAIN;
 	b->work = EVICT_WORK + n - work - got;
 	return got;
@@ -254,13 +382,45 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 		if (grant_pending(s, m))
 			b.flags |= KVB_CQE_GRANT_PENDING;
 		else
-			b.done += alloc_evict(c, m, n - b.done, magazine, ret + b.done, &b);
+			b.done += alloc_evict(c, m, n - b.done, magazine, flags & KVB_ALLOC_DROP,
+					      ret + b.done, &b);
 	}
 	c->h->n.allocs++;
 	c->h->n.alloc_pages += b.done;
 	c->h->n.alloc_short += b.done < n;
 	c->tenants[c->clients[m->client].tenant].allocs += b.done;
 	return b;
+}
+
+uint32_t core_page_obtain(struct core *c, struct core_member *m, struct core_batch *b)
+{
+	struct core_space *s = &c->spaces[m->space];
+	uint32_t work = EVICT_WORK, page;
+
+	for (unsigned w = 0; w < CORE_SLOT_WORDS; w++) {
+		uint64_t slots = s->has_free[w] & m->acked[w];
+
+		if (slots)
+			return core_page_take_free(
+				c, &c->slabs[s->slab_of_slot[w * 64 +
+							     (unsigned)__builtin_ctzll(slots)]]);
+	}
+	core_space_recall(c, s, m);
+	core_ripen_soon(c, s);
+	while ((page = next_ripe(c, s, false, &work)) != CORE_NONE) {
+		if (claim_victim(c, m, page))
+			return page;
+	}
+	if (s->ripe_first == CORE_NONE)
+		core_ripen(c, s, 1, &work);
+	b->wait = s->falling || s->ripe;
+	if (b->wait)
+		return CORE_NONE;
+	while (work && c->policy->victims(c, s, 1, &page, &work)) {
+		if (claim_victim(c, m, page))
+			return page;
+	}
+	return CORE_NONE;
 }
 
 #define FREE_AHEAD 32u
@@ -307,10 +467,10 @@ int core_page_evict(struct core *c, uint32_t page)
 {
 	struct core_page *p = &c->pages[page];
 
-	if (p->state != CORE_PAGE_SEALED || p->leases || p->flags & CORE_PAGE_PINNED)
+	if (p->state != CORE_PAGE_SEALED || p->leases ||
+	    p->flags & (CORE_PAGE_PINNED | CORE_PAGE_BUSY))
 		return -EBUSY;
-	core_page_unseal(c, page);
-	core_page_make_free(c, page);
+	core_page_discard(c, page);
 	return 0;
 }
 
@@ -324,7 +484,7 @@ int core_page_pin(struct core *c, uint32_t page, bool pin)
 		return 0;
 	if (pin) {
 		p->flags |= CORE_PAGE_PINNED;
-		c->policy->forget(c, page);
+		core_page_forget(c, page);
 	} else {
 		p->flags &= (uint16_t)~CORE_PAGE_PINNED;
 		if (!p->leases)

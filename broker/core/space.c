@@ -10,6 +10,10 @@
  *
  * A space belongs to one tenant, hence to one trust domain. It outlives its members: what they
  * sealed stays for those who come back, until the memory is wanted elsewhere.
+ *
+ * Where its device has an arena, a space comes with another below it, whose slabs lie there: one
+ * region, its stride a whole page of the space above. The two end together, when neither has a slab
+ * and the upper one no member.
  */
 
 #include "broker/core/internal.h"
@@ -97,10 +101,33 @@ static int space_create(struct core *c, unsigned tenant, const struct core_space
 	s->member = CORE_NONE16;
 	s->cold = CORE_NONE;
 	s->hot = CORE_NONE;
+	s->ripe_first = CORE_NONE;
+	s->ripe_last = CORE_NONE;
+	s->below = CORE_NONE16;
+	s->above = CORE_NONE16;
 	s->used_ns = c->now_ns;
 	memset(s->slab_of_slot, 0xff, sizeof(s->slab_of_slot));
 	memset(s->touched, 0xff, sizeof(s->touched));
 	return (int)core_space_index(c, s);
+}
+
+/* Without one (no arena, no record, pages larger than the arena) the upper space serves all the
+ * same. */
+static void space_create_below(struct core *c, unsigned upper)
+{
+	struct core_space *s = &c->spaces[upper];
+	unsigned arena = c->h->device[s->device].below;
+	struct core_space like = { .device = (uint8_t)arena };
+	int space;
+
+	if (arena == CORE_DEVICE_NONE_BELOW ||
+	    set_geometry(&like, &c->h->device[arena], 1, s->regions * s->stride_bytes) < 0)
+		return;
+	space = space_create(c, s->tenant, &like);
+	if (space < 0)
+		return;
+	c->spaces[space].above = (uint16_t)upper;
+	s->below = (uint16_t)space;
 }
 
 /* A record for a membership, zeroed; NULL: the table is full, or the tenant has its share. */
@@ -135,8 +162,8 @@ int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ord
 	struct core_member *m;
 	int handle = -ENOSPC, space;
 
-	if (device < 0)
-		return device;
+	if (device < 0 || kind == CORE_KIND_ARENA)
+		return -ENODEV;
 	like.device = (uint8_t)device;
 	if (set_geometry(&like, &c->h->device[device], regions, stride_bytes) < 0)
 		return -EINVAL;
@@ -148,8 +175,11 @@ int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ord
 			handle = h;
 	}
 	m = handle < 0 ? NULL : member_take(c, cl->tenant);
-	if (m && space < 0)
+	if (m && space < 0) {
 		space = space_create(c, cl->tenant, &like);
+		if (space >= 0)
+			space_create_below(c, (unsigned)space);
+	}
 	if (!m || space < 0)
 		return -ENOSPC;
 
@@ -167,8 +197,14 @@ int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ord
 
 void core_space_try_free(struct core *c, struct core_space *s)
 {
-	if (!s->members && !s->slabs)
-		s->used = 0;
+	struct core_space *top = s->above == CORE_NONE16 ? s : &c->spaces[s->above];
+	struct core_space *low = top->below == CORE_NONE16 ? NULL : &c->spaces[top->below];
+
+	if (top->members || top->slabs || (low && low->slabs))
+		return;
+	top->used = 0;
+	if (low)
+		low->used = 0;
 }
 
 void core_space_recall(struct core *c, struct core_space *s, const struct core_member *except)

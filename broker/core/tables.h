@@ -9,8 +9,8 @@
  * afterwards (I8). `struct core` (core.h) is the process's own view, with the tables' addresses.
  *
  * At four million pages a page costs 64 B for its record, 20 B for a lease, 6.5 B of index and
- * under 2 B for all the rest (`kvb-bench meta` measures it; at most 96). With a lower tier 4 B more,
- * for the checksum; pages there are never leased.
+ * under 2 B for all the rest (`kvb-bench meta` measures it; at most 96). With a lower tier 4 B
+ * more, for the checksum; pages there are never leased.
  *
  * A page's way:
  *
@@ -166,14 +166,15 @@ struct core_space {
 	uint32_t cold; /* policy's order: next victim */
 	uint32_t hot;  /* policy's order: last released */
 	uint32_t listed;
-	uint16_t below; /* space of the next tier; CORE_NONE16 */
-	uint16_t above; /* in a lower tier: the space it is below */
+	uint16_t below;      /* space of the next tier; CORE_NONE16 */
+	uint16_t above;      /* in a lower tier: the space it is below */
 	uint32_t ripe_first; /* what goes next, in order, most of it with a copy below */
 	uint32_t ripe_last;
 	uint32_t ripe;
-	uint32_t falling; /* transfers down from here */
-	uint32_t rising;  /* transfers up to here */
-	uint32_t touched_next;          /* in touched[] */
+	uint32_t hungry;       /* in a lower tier: it has no room, and was refused a slab */
+	uint32_t falling;      /* transfers down from here */
+	uint32_t rising;       /* transfers up to here */
+	uint32_t touched_next; /* in touched[] */
 	uint32_t touched[CORE_TOUCHED]; /* policy: pages that last entered its order */
 	uint64_t used_ns;               /* last time a member allocated or looked up */
 	uint64_t evictions;
@@ -184,7 +185,8 @@ struct core_space {
 
 enum core_device_state { CORE_DEVICE_NONE = 0, CORE_DEVICE_READY };
 
-/* A device of this kind is a host arena: no client opens it, spaces below have their slabs there. */
+/* A device of this kind is a host arena: no client opens it, spaces below have their slabs there.
+ */
 #define CORE_KIND_ARENA 0x100u
 
 struct core_device {
@@ -206,7 +208,7 @@ struct core_device {
 	uint64_t promoted, promoted_bytes; /* brought up from there */
 	uint64_t dropped;                  /* evicted without a copy below */
 	uint64_t transfers_failed;
-	uint64_t checksum_misses; /* of those: what came up was not what went down */
+	uint64_t checksum_misses;  /* of those: what came up was not what went down */
 	char name[KVB_NAME_BYTES]; /* "host:0" */
 };
 

@@ -41,6 +41,7 @@ int core_device_add(struct core *c, uint32_t kind, uint32_t ordinal, const char 
 			continue;
 		memset(d, 0, sizeof(*d));
 		d->state = CORE_DEVICE_READY;
+		d->below = CORE_DEVICE_NONE_BELOW;
 		d->kind = kind;
 		d->ordinal = ordinal;
 		d->capacity_bytes = capacity_bytes / handle_bytes * handle_bytes;
@@ -56,6 +57,28 @@ int core_device_add(struct core *c, uint32_t kind, uint32_t ordinal, const char 
 		return (int)i;
 	}
 	return -ENOSPC;
+}
+
+int core_arena_add(struct core *c, uint32_t node, uint64_t capacity_bytes, uint64_t handle_bytes)
+{
+	static const char prefix[] = "arena:";
+	char name[KVB_NAME_BYTES] = "arena:";
+	unsigned at = sizeof(prefix) - 1;
+
+	assert(node < 1000);
+	if (node >= 100)
+		name[at++] = (char)('0' + node / 100);
+	if (node >= 10)
+		name[at++] = (char)('0' + node / 10 % 10);
+	name[at] = (char)('0' + node % 10);
+	return core_device_add(c, CORE_KIND_ARENA, node, name, capacity_bytes, handle_bytes);
+}
+
+void core_device_below(struct core *c, unsigned device, unsigned arena)
+{
+	assert(c->h->device[device].kind != CORE_KIND_ARENA);
+	assert(c->h->device[arena].kind == CORE_KIND_ARENA && c->h->limits.transfers);
+	c->h->device[device].below = (uint8_t)arena;
 }
 
 static uint64_t unmet_min(const struct core_budget *b)
@@ -177,6 +200,16 @@ int core_tenant_find(const struct core *c, const char *name)
 	return -ENOENT;
 }
 
+/* Does what is said of a device, or of every one (-1), concern this one? Arenas are nobody's to
+ * name: what tenants have there is lent by weight. */
+static bool concerns(const struct core *c, const struct core_tenant_spec *spec, unsigned device)
+{
+	const struct core_device *d = &c->h->device[device];
+
+	return d->state != CORE_DEVICE_NONE &&
+	       (spec->device == (int)device || (spec->device < 0 && d->kind != CORE_KIND_ARENA));
+}
+
 /* Can this device keep these promises to this tenant (-1: a new one) as well? */
 static int check_budget(const struct core *c, unsigned device, int tenant,
 			const struct core_tenant_spec *spec, char *why, size_t why_bytes)
@@ -258,8 +291,7 @@ int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dr
 		return r;
 	tenant = core_tenant_find(c, spec->name);
 	for (unsigned d = 0; d < CORE_DEVICES_MAX && !r; d++) {
-		if (c->h->device[d].state != CORE_DEVICE_NONE &&
-		    (spec->device < 0 || spec->device == (int)d))
+		if (concerns(c, spec, d))
 			r = check_budget(c, d, tenant, spec, why, why_bytes);
 	}
 	if (r < 0 || dry_run)
@@ -272,8 +304,7 @@ int core_tenant_set(struct core *c, const struct core_tenant_spec *spec, bool dr
 	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
 		struct core_budget *b = &c->tenants[tenant].budget[d];
 
-		if (c->h->device[d].state == CORE_DEVICE_NONE ||
-		    (spec->device >= 0 && spec->device != (int)d))
+		if (!concerns(c, spec, d))
 			continue;
 		b->min_bytes = spec->min_bytes;
 		b->high_bytes = spec->high_bytes;

@@ -6,6 +6,7 @@
  *   reaping   what clients that are gone held: leases, pages, mappings, in this order
  *   draining  unleased pages of slabs that are revoked
  *   sweeping  pages of past epochs, after a bump
+ *   ripening  copies of what goes next, to the tier below (tier.c)
  *
  * Units are page or lease visits; reading a neighbouring record costs a fraction of one.
  */
@@ -118,15 +119,40 @@ static void reap_client(struct core *c, unsigned client, uint32_t *units)
 
 /* ---- draining ------------------------------------------------------------------------------ */
 
+/*
+ * What a revoked slab holds is written down as long as there is time for it. -EAGAIN: as soon as a
+ * transfer can be had; 0: it is free, or will be when its transfer is over.
+ */
+static int drain_down(struct core *c, struct core_slab *slab, uint32_t page)
+{
+	struct core_space *s = &c->spaces[slab->space];
+	const struct core_page *p = &c->pages[page];
+	int r = 1;
+
+	if (core_tier_usable(c, s) && c->now_ns < slab->deadline_ns &&
+	    p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) && !core_page_expired(c, p) &&
+	    !(p->flags & CORE_PAGE_BELOW)) {
+		core_page_forget(c, page);
+		r = core_tier_down(c, s, page);
+	}
+	if (r == -EAGAIN)
+		return r;
+	if (r)
+		core_page_discard(c, page);
+	return 0;
+}
+
 static void drain_slab(struct core *c, struct core_slab *slab, uint32_t *units)
 {
 	while (slab->state == CORE_SLAB_DRAINING && slab->drain < slab->pages && *units) {
 		uint32_t page = slab->base + slab->drain++;
 		struct core_page *p = &c->pages[page];
 
-		if (p->state == CORE_PAGE_SEALED && !p->leases) {
-			core_page_unseal(c, page);
-			core_page_make_free(c, page);
+		if (p->state == CORE_PAGE_SEALED && !p->leases && !(p->flags & CORE_PAGE_BUSY)) {
+			if (drain_down(c, slab, page) == -EAGAIN) {
+				slab->drain--;
+				return;
+			}
 			(void)spend(units, 1);
 		} else if (slab->drain % SCAN_PER_UNIT == 0) {
 			(void)spend(units, 1);
@@ -134,8 +160,11 @@ static void drain_slab(struct core *c, struct core_slab *slab, uint32_t *units)
 	}
 }
 
-/* A slab that was walked once needs no more: its last pages go with their leases and holders. */
-static void drain(struct core *c, uint32_t *units)
+/*
+ * A slab that was walked once needs no more: its last pages go with their leases and holders. True:
+ * one can be walked on now, another only when transfers are over.
+ */
+static bool drain(struct core *c, uint32_t *units)
 {
 	for (unsigned i = 0; i < c->h->limits.slabs && c->h->slabs_undrained && *units; i++) {
 		struct core_slab *slab = &c->slabs[i];
@@ -145,6 +174,7 @@ static void drain(struct core *c, uint32_t *units)
 		drain_slab(c, slab, units);
 		c->h->slabs_undrained -= slab->drain == slab->pages;
 	}
+	return c->h->slabs_undrained && !*units; /* else what is left waits for transfers */
 }
 
 /* ---- sweeping ------------------------------------------------------------------------------ */
@@ -155,10 +185,10 @@ static void sweep_unit(struct core *c, uint32_t unit, uint32_t *units)
 		uint32_t page = unit * CORE_UNIT_PAGES + i;
 		struct core_page *p = &c->pages[page];
 
-		if (p->state != CORE_PAGE_SEALED || p->leases || !core_page_stale(c, p))
+		if (p->state != CORE_PAGE_SEALED || p->leases || p->flags & CORE_PAGE_BUSY ||
+		    !core_page_stale(c, p))
 			continue;
-		core_page_unseal(c, page);
-		core_page_make_free(c, page);
+		core_page_discard(c, page);
 		c->h->n.stale_swept++;
 		(void)spend(units, 1);
 	}
@@ -186,13 +216,17 @@ static void sweep(struct core *c, uint32_t *units)
 
 bool core_work(struct core *c, uint32_t units)
 {
+	bool more = false;
+
 	for (unsigned i = 0; i < c->h->limits.clients && c->h->clients_reaping && units; i++) {
 		if (c->clients[i].reaping)
 			reap_client(c, i, &units);
 	}
 	if (c->h->slabs_undrained)
-		drain(c, &units);
+		more = !units || drain(c, &units);
 	if (c->h->sweep_left && units)
 		sweep(c, &units);
-	return c->h->clients_reaping || c->h->slabs_undrained || c->h->sweep_left;
+	if (c->h->spaces_ripening && units)
+		core_ripen_work(c, &units);
+	return c->h->clients_reaping || more || c->h->sweep_left || c->h->spaces_ripening;
 }

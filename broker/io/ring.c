@@ -327,11 +327,20 @@ static bool take(struct ring *r)
 	return true;
 }
 
+void ring_fence_set(struct ring *r, const struct kvb_sqe *sqe)
+{
+	struct kvb_fence *fences = r->fence.mem;
+
+	if (sqe->fence)
+		shm_store64_release(&fences[sqe->fence - 1].value, sqe->fence_value);
+}
+
+/* What LOAD names is not waited for, it is set. */
 static bool fence_reached(const struct ring *r, const struct kvb_sqe *sqe)
 {
 	const struct kvb_fence *fences = r->fence.mem;
 
-	return !sqe->fence ||
+	return !sqe->fence || sqe->opcode == KVB_OP_LOAD ||
 	       kvb_fence_reached(shm_load64(&fences[sqe->fence - 1].value), sqe->fence_value);
 }
 
@@ -374,6 +383,7 @@ static int32_t cancel(struct ring *r, uint64_t user_data)
 		if (!op->used || op->sqe.user_data != user_data)
 			continue;
 		unpark(r, op);
+		ops_cancel(r, op);
 		complete(r, &cqe);
 		return 0;
 	}
@@ -391,6 +401,7 @@ void ring_space_closed(struct ring *r, uint32_t handle)
 		if (!op->used || op->sqe.space != handle)
 			continue;
 		unpark(r, op);
+		ops_cancel(r, op);
 		complete(r, &cqe);
 	}
 	/* A batch between two slices: its next one finds no space. */
@@ -435,8 +446,10 @@ static void run_current(struct ring *r, uint32_t *units)
 	r->current_used = false;
 	if (verdict == OPS_PARK && park(r, op))
 		return;
-	if (verdict == OPS_PARK)
+	if (verdict == OPS_PARK) {
+		ops_cancel(r, op);
 		cqe.res = -EBUSY;
+	}
 	complete(r, &cqe);
 }
 

@@ -42,12 +42,13 @@ struct ring_geometry {
 struct ring_op {
 	struct kvb_sqe sqe; /* the private copy */
 	uint32_t done;      /* operands done */
-	uint32_t lead;      /* LOOKUP: leading run; GROW: slabs still asked for */
+	uint32_t lead;      /* LOOKUP: leading run; GROW: slabs still asked for; LOAD: arrived */
 	uint32_t flags;     /* KVB_CQE_* gathered */
-	bool broken;        /* LOOKUP ALL: a key has missed */
+	uint32_t error;     /* LOAD: positive errno that ended its run */
+	bool broken;        /* LOOKUP ALL, LOAD: a key has missed */
 	bool used;
 	uint64_t aux;
-	uint64_t until_ns;               /* GROW: gives up then */
+	uint64_t until_ns;               /* of what waits: gives up then */
 	uint64_t slots[CORE_SLOT_WORDS]; /* GROW: slabs it waits for */
 };
 
@@ -98,6 +99,8 @@ bool ring_turn(struct server *s);
 /* When the next parked entry has to be looked at; UINT64_MAX: never. */
 uint64_t ring_next_ns(const struct server *s);
 
+/* For LOAD: sets the fence word that an entry names, if it names one. */
+void ring_fence_set(struct ring *r, const struct kvb_sqe *sqe);
 /* For ops/: the private copy of n operands of `bytes` each, from operand `first` of the entry. */
 bool ring_copy_operands(struct ring *r, const struct kvb_sqe *sqe, uint32_t first, uint32_t n,
 			uint32_t bytes, void *to);

@@ -38,6 +38,11 @@ static inline void shm_store64(uint64_t *word, uint64_t value)
 	__atomic_store_n(word, value, __ATOMIC_RELAXED);
 }
 
+static inline void shm_store64_release(uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
 static inline void shm_fence(void)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);

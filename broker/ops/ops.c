@@ -36,17 +36,19 @@ static enum ops_verdict op_nop(struct ring *r, struct ring_op *op, struct kvb_cq
 
 static const struct op_shape shapes[KVB_OP_N] = {
 	[KVB_OP_NOP] = { op_nop, 0, 0, 0 },
-	[KVB_OP_ALLOC] = { op_alloc, sizeof(kvb_page_t), KVB_ALLOC_MAGAZINE, USES_SPACE },
+	[KVB_OP_ALLOC] = { op_alloc, sizeof(kvb_page_t), KVB_ALLOC_MAGAZINE | KVB_ALLOC_DROP,
+			   USES_SPACE },
 	[KVB_OP_FREE] = { op_pages, sizeof(kvb_page_t), 0, USES_SPACE | USES_FENCE },
 	[KVB_OP_SEAL] = { op_seal, sizeof(struct kvb_seal), 0,
 			  USES_SPACE | USES_NS | USES_SALT | USES_ARG | USES_FENCE },
-	[KVB_OP_LOOKUP] = { op_lookup, sizeof(struct kvb_hash), KVB_LOOKUP_ALL,
+	[KVB_OP_LOOKUP] = { op_lookup, sizeof(struct kvb_hash), KVB_LOOKUP_ALL | KVB_LOOKUP_TIERS,
 			    USES_SPACE | USES_NS | USES_SALT },
 	[KVB_OP_RELEASE] = { op_pages, sizeof(kvb_page_t), 0, USES_SPACE },
-	[KVB_OP_LOAD] = { op_below, sizeof(struct kvb_hash), 0, USES_SPACE | USES_NS | USES_SALT },
-	[KVB_OP_PREFETCH] = { op_below, sizeof(struct kvb_hash), 0,
+	[KVB_OP_LOAD] = { op_load, sizeof(struct kvb_hash), 0,
+			  USES_SPACE | USES_NS | USES_SALT | USES_ARG | USES_FENCE },
+	[KVB_OP_PREFETCH] = { op_prefetch, sizeof(struct kvb_hash), 0,
 			      USES_SPACE | USES_NS | USES_SALT },
-	[KVB_OP_STORE] = { op_below, sizeof(kvb_page_t), 0, USES_SPACE },
+	[KVB_OP_STORE] = { op_store, sizeof(kvb_page_t), 0, USES_SPACE },
 	[KVB_OP_PIN] = { op_pages, sizeof(kvb_page_t), 0, USES_SPACE },
 	[KVB_OP_UNPIN] = { op_pages, sizeof(kvb_page_t), 0, USES_SPACE },
 	[KVB_OP_HINT] = { op_pages, sizeof(kvb_page_t), 0, USES_SPACE | USES_ARG },
@@ -62,9 +64,12 @@ static bool fields_fit(const struct op_shape *shape, const struct kvb_sqe *sqe)
 {
 	uint32_t uses = shape->uses;
 
-	return !(sqe->flags & ~shape->flags) && !sqe->resv[0] && !sqe->resv[1] &&
-	       (uses & USES_SPACE || !sqe->space) && (uses & USES_NS || !sqe->ns) &&
-	       (uses & USES_SALT || !sqe->salt) && (uses & USES_ARG || !sqe->arg) &&
+	return !(sqe->flags & ~shape->flags) &&
+	       (sqe->opcode != KVB_OP_LOOKUP ||
+		sqe->flags != (KVB_LOOKUP_ALL | KVB_LOOKUP_TIERS)) &&
+	       !sqe->resv[0] && !sqe->resv[1] && (uses & USES_SPACE || !sqe->space) &&
+	       (uses & USES_NS || !sqe->ns) && (uses & USES_SALT || !sqe->salt) &&
+	       (uses & USES_ARG || !sqe->arg) &&
 	       (uses & USES_FENCE ? sqe->fence <= KVB_FENCES : !sqe->fence) &&
 	       (sqe->fence || !sqe->fence_value);
 }
@@ -94,6 +99,12 @@ int ops_check(const struct ring *r, const struct kvb_sqe *sqe)
 enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
 {
 	return shapes[op->sqe.opcode].run(r, op, cqe, units);
+}
+
+void ops_cancel(struct ring *r, struct ring_op *op)
+{
+	if (op->sqe.opcode == KVB_OP_LOAD)
+		op_load_cancel(r, op);
 }
 
 struct core_member *ops_member(struct ring *r, const struct ring_op *op)

@@ -25,6 +25,9 @@ int ops_check(const struct ring *r, const struct kvb_sqe *sqe);
 /* Runs one slice; *units is decreased by what it cost. cqe: user_data is already set. */
 enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 
+/* An entry that waited ends without having run to its end: what it has taken is given back. */
+void ops_cancel(struct ring *r, struct ring_op *op);
+
 /* ---- for the operations --------------------------------------------------------------------- */
 
 /* The member behind the entry's space handle; NULL: the client's mistake, -ENOENT. */
@@ -44,7 +47,11 @@ enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
 			   uint32_t *units);
 /* ops/tiers.c */
-enum ops_verdict op_below(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+void op_load_cancel(struct ring *r, struct ring_op *op);
+enum ops_verdict op_prefetch(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			     uint32_t *units);
+enum ops_verdict op_store(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/space.c */
 enum ops_verdict op_grow(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 enum ops_verdict op_shrink(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,

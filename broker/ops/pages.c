@@ -8,18 +8,30 @@
 
 #include "broker/ops/ops.h"
 
+#define ALLOC_WAIT_NS (100ull * 1000 * 1000) /* for what is evicted to be written down */
+
 enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
 {
+	struct server *s = r->session->server;
 	struct core_member *m = ops_member(r, op);
+	uint32_t flags = op->sqe.flags;
 	struct core_batch b;
 	uint32_t n;
 
 	if (!m)
 		return ops_fail(cqe, -ENOENT);
+	if (op->until_ns && s->now_ns >= op->until_ns)
+		flags |= KVB_ALLOC_DROP;
 	n = ops_slice(op, RING_SLICE, units);
-	b = core_alloc(&r->session->server->core, m, n, op->sqe.flags,
+	b = core_alloc(&s->core, m, n, flags,
 		       ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
 	*units -= b.work < *units ? b.work : *units;
+	if (b.wait && b.done < n) {
+		if (!op->until_ns)
+			op->until_ns = s->now_ns + ALLOC_WAIT_NS;
+		op->done += b.done;
+		return OPS_PARK;
+	}
 	return ops_batch(op, &b, n, cqe);
 }
 

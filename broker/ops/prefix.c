@@ -41,6 +41,7 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 	struct core_lookup lk = {
 		.salt = op->sqe.salt,
 		.all = op->sqe.flags & KVB_LOOKUP_ALL,
+		.tiers = op->sqe.flags & KVB_LOOKUP_TIERS,
 		.broken = op->broken,
 		.lead = op->lead,
 	};

@@ -3,21 +3,183 @@
 /*
  * LOAD, PREFETCH, STORE: between a device and what is below it.
  *
- * This broker has no lower tier: the operations exist so that engines can be written against them,
- * check their handles, and answer that there is nothing below. KVB_FEAT_LOWER_TIER is off.
+ * LOAD and STORE wait. An entry is parked between its looks, and looked at again when transfers are
+ * done. LOAD goes in two steps: keys are leased from the front, as far as pages can be had
+ * (op->done), and what has arrived is counted from the front (op->lead); the names of its pages are
+ * kept in the result area, which the client can only read. When a key's bytes do not come, the run
+ * ends before it, and the leases from there on are given back.
  */
 
 #include <errno.h>
 
 #include "broker/ops/ops.h"
 
-enum ops_verdict op_below(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
-{
-	bool keyed = op->sqe.opcode != KVB_OP_STORE;
+#define LOAD_TIMEOUT_NS (5ull * 1000 * 1000 * 1000)
+#define LOAD_TIMEOUT_NS_MAX (60ull * 1000 * 1000 * 1000)
 
-	if (!ops_member(r, op) ||
-	    (keyed && core_ns_get(&r->session->server->core, r->session->client, op->sqe.ns) < 0))
-		return ops_fail(cqe, -ENOENT);
-	cqe->flags = KVB_CQE_NOTHING_BELOW;
+static uint64_t deadline_ns(const struct server *s, uint64_t asked_ns)
+{
+	if (!asked_ns)
+		asked_ns = LOAD_TIMEOUT_NS;
+	return s->now_ns + (asked_ns < LOAD_TIMEOUT_NS_MAX ? asked_ns : LOAD_TIMEOUT_NS_MAX);
+}
+
+static bool has_below(const struct server *s, const struct core_member *m)
+{
+	return s->core.spaces[m->space].below != CORE_NONE16;
+}
+
+static struct core_lookup lookup_of(const struct ring_op *op, int ns)
+{
+	return (struct core_lookup){ .salt = op->sqe.salt, .ns = (uint16_t)ns };
+}
+
+/* ---- LOAD ---------------------------------------------------------------------------------- */
+
+/* Gives back what the entry has leased from its `from`th page on. */
+static void unload(struct ring *r, struct ring_op *op, uint32_t from)
+{
+	struct core_member *m = ops_member(r, op);
+	kvb_page_t *pages = ring_results(r, &op->sqe, 0, op->sqe.count, sizeof(*pages));
+
+	while (m && from < op->done)
+		from += core_release(&r->session->server->core, m, pages + from, op->done - from)
+				.done +
+			1; /* one that the client has released itself is passed over */
+}
+
+/* Leases further keys. True: the run may go on later. */
+static bool load_more(struct ring *r, struct ring_op *op, struct core_member *m, int ns,
+		      uint32_t *units)
+{
+	struct core_lookup lk = lookup_of(op, ns);
+	struct kvb_hash hashes[RING_SLICE];
+	struct core_batch b;
+	uint32_t n = ops_slice(op, RING_SLICE, units);
+
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(hashes[0]), hashes))
+		return false;
+	b = core_load(&r->session->server->core, m, &lk, hashes, n,
+		      ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
+	op->done += b.done;
+	op->aux += lk.lead;
+	op->flags |= b.flags;
+	op->broken = !b.wait && (b.done < n || b.status);
+	if (b.status)
+		op->error = (uint32_t)-b.status;
+	return !op->broken && op->done < op->sqe.count;
+}
+
+static enum ops_verdict load_done(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe)
+{
+	struct core *core = &r->session->server->core;
+
+	unload(r, op, op->lead);
+	core->h->n.loads++;
+	core->h->n.load_hits += op->lead;
+	cqe->res = (int32_t)op->lead;
+	cqe->done = op->lead;
+	cqe->aux = op->aux;
+	cqe->flags = op->flags;
+	cqe->status = op->error;
+	if (op->error) {
+		cqe->flags |= KVB_CQE_STOPPED;
+		if (!op->lead)
+			cqe->res = -(int32_t)op->error;
+	}
+	ring_fence_set(r, &op->sqe);
 	return OPS_DONE;
+}
+
+enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct server *s = r->session->server;
+	struct core_member *m = ops_member(r, op);
+	int ns = core_ns_get(&s->core, r->session->client, op->sqe.ns);
+	const kvb_page_t *pages;
+	bool failed = false;
+
+	if (!m || ns < 0) {
+		ring_fence_set(r, &op->sqe);
+		return ops_fail(cqe, -ENOENT);
+	}
+	if (!op->until_ns)
+		op->until_ns = deadline_ns(s, op->sqe.arg);
+	if (!has_below(s, m))
+		op->flags |= KVB_CQE_NOTHING_BELOW;
+	while (!op->broken && op->done < op->sqe.count && *units) {
+		uint32_t before = op->done;
+
+		if (!load_more(r, op, m, ns, units) || op->done == before)
+			break;
+	}
+	pages = ring_results(r, &op->sqe, 0, op->done, sizeof(*pages));
+	op->lead += core_load_arrived(&s->core, m, pages + op->lead, op->done - op->lead, &failed);
+	if (failed)
+		s->core.h->n.load_failed++;
+	if (failed || (op->lead == op->done && (op->broken || op->done == op->sqe.count)))
+		return load_done(r, op, cqe);
+	if (s->now_ns >= op->until_ns)
+		return load_done(r, op, cqe);
+	return *units ? OPS_PARK : OPS_MORE;
+}
+
+void op_load_cancel(struct ring *r, struct ring_op *op)
+{
+	unload(r, op, 0);
+	ring_fence_set(r, &op->sqe);
+}
+
+/* ---- PREFETCH, STORE ----------------------------------------------------------------------- */
+
+enum ops_verdict op_prefetch(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+			     uint32_t *units)
+{
+	struct core *core = &r->session->server->core;
+	struct core_member *m = ops_member(r, op);
+	int ns = core_ns_get(core, r->session->client, op->sqe.ns);
+	struct kvb_hash hashes[RING_SLICE];
+	struct core_lookup lk;
+	struct core_batch b;
+	uint32_t n;
+
+	if (!m || ns < 0)
+		return ops_fail(cqe, -ENOENT);
+	if (!has_below(r->session->server, m)) {
+		cqe->flags = KVB_CQE_NOTHING_BELOW;
+		return OPS_DONE;
+	}
+	lk = lookup_of(op, ns);
+	n = ops_slice(op, RING_SLICE, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(hashes[0]), hashes))
+		return ops_fail(cqe, -EINVAL);
+	b = core_prefetch(core, m, &lk, hashes, n);
+	return ops_batch(op, &b, n, cqe);
+}
+
+enum ops_verdict op_store(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units)
+{
+	struct server *s = r->session->server;
+	struct core_member *m = ops_member(r, op);
+	kvb_page_t pages[RING_SLICE];
+	struct core_batch b;
+	uint32_t n;
+
+	if (!m)
+		return ops_fail(cqe, -ENOENT);
+	if (!has_below(s, m)) {
+		cqe->flags = KVB_CQE_NOTHING_BELOW;
+		return OPS_DONE;
+	}
+	if (!op->until_ns)
+		op->until_ns = deadline_ns(s, 0);
+	n = ops_slice(op, RING_SLICE, units);
+	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(pages[0]), pages))
+		return ops_fail(cqe, -EINVAL);
+	b = core_store(&s->core, m, pages, n);
+	if (b.wait && !b.status && b.done < n && s->now_ns < op->until_ns) {
+		op->done += b.done;
+		return OPS_PARK;
+	}
+	return ops_batch(op, &b, n, cqe);
 }

@@ -4,10 +4,11 @@
  * Policy `lru`: the page released longest ago goes first.
  *
  * A list a space, cold end first. A page enters at the hot end when its last lease goes; with hint
- * LOW it enters at the cold end. Leasing leaves it where it is (that costs a lookup nothing); a
- * leased page met at the cold end is taken out of the list, to come back when it is released. So
- * the walk for victims meets each leased page once a lease, and what remains is exact LRU. With
- * hint HIGH a page is passed over once: it goes back to the hot end as an ordinary one.
+ * LOW, or as the copy of a page that is in a higher tier too, it enters at the cold end. Leasing
+ * leaves it where it is (that costs a lookup nothing); a leased page met at the cold end is taken
+ * out of the list, to come back when it is released. So the walk for victims meets each leased page
+ * once a lease, and what remains is exact LRU. With hint HIGH a page is passed over once: it goes
+ * back to the hot end as an ordinary one.
  *
  * Following a list whose records are spread over memory costs a cache miss a page, one after the
  * other. So each page remembers the page that was touched CORE_TOUCHED touches after it: the walk
@@ -87,7 +88,7 @@ static void lru_touch(struct core *c, uint32_t page)
 
 	if (c->pages[page].flags & CORE_PAGE_LISTED)
 		unlink_page(c, s, page);
-	if (c->pages[page].flags & CORE_PAGE_LOW)
+	if (c->pages[page].flags & (CORE_PAGE_LOW | CORE_PAGE_ABOVE))
 		link_cold(c, s, page);
 	else
 		link_hot(c, s, page);

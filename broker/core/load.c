@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Keys in any tier: LOOKUP that goes on below, LOAD and PREFETCH that bring up, STORE that writes
+ * down.
+ *
+ * A key that is only below gets a page on the device at once: ARRIVING, under the key, so that
+ * whoever else loads it joins and waits for the same transfer; a plain lookup misses it until it is
+ * there (I5). Who loads it holds a lease from the start. So a client that dies or gives up leaves a
+ * page that arrives and is a candidate like any other.
+ *
+ * The page below is BUSY before the one above is taken: making room may evict below.
+ */
+
+#include "broker/core/index.h"
+
+/* Keys of a batch in one space and the one below it. */
+struct load {
+	struct core_taker who;
+	struct core_space *s;
+	struct core_index_seed seed, seed_below;
+	struct core_key key, key_below;
+	bool below; /* there is a lower tier, and it works */
+};
+
+static void load_begin(struct core *c, struct load *l, struct core_member *m,
+		       const struct core_lookup *lk)
+{
+	l->s = &c->spaces[m->space];
+	l->who = core_taker(c, m);
+	l->below = core_tier_usable(c, l->s);
+	l->key = (struct core_key){
+		.salt = lk->salt,
+		.ns = lk->ns,
+		.space = m->space,
+		.epoch = c->namespaces[lk->ns].epoch,
+	};
+	l->seed = core_index_seed(c, m->space, lk->ns, lk->salt);
+	l->key_below = l->key;
+	l->key_below.space = l->s->below;
+	if (l->below)
+		l->seed_below = core_index_seed(c, l->s->below, lk->ns, lk->salt);
+}
+
+static uint32_t find_here(const struct core *c, struct load *l, const struct kvb_hash *hash)
+{
+	l->key.hash = *hash;
+	return core_index_find(c, core_index_mix(c, l->seed, hash), &l->key);
+}
+
+/* The page below that can be brought up; CORE_NONE. */
+static uint32_t find_below(const struct core *c, struct load *l, const struct kvb_hash *hash)
+{
+	uint32_t page;
+
+	if (!l->below)
+		return CORE_NONE;
+	l->key_below.hash = *hash;
+	page = core_index_find(c, core_index_mix(c, l->seed_below, hash), &l->key_below);
+	return page != CORE_NONE && core_page_usable(c, page) ? page : CORE_NONE;
+}
+
+/* On the device, or on its way there. */
+static bool is_here(const struct core *c, uint32_t page)
+{
+	return page != CORE_NONE &&
+	       (core_page_usable(c, page) || (c->pages[page].state == CORE_PAGE_ARRIVING &&
+					      core_slab_of(c, page)->state == CORE_SLAB_LIVE));
+}
+
+uint32_t core_lookup_below(struct core *c, struct core_member *m, const struct core_lookup *lk,
+			   const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret)
+{
+	struct load l;
+	uint32_t done = 0;
+
+	load_begin(c, &l, m, lk);
+	for (; done < n; done++) {
+		if (is_here(c, find_here(c, &l, &hash[done])))
+			ret[done] = KVB_PAGE_IN(KVB_TIER_DEVICE);
+		else if (find_below(c, &l, &hash[done]) != CORE_NONE)
+			ret[done] = KVB_PAGE_IN(KVB_TIER_HOST);
+		else
+			break;
+		c->h->n.lookup_below += ret[done] == KVB_PAGE_IN(KVB_TIER_HOST);
+	}
+	return done;
+}
+
+/* A page that is here: 1 named and, with lease, leased; 0 a miss; -errno as LOOKUP. */
+static int take_here(struct core *c, struct load *l, uint32_t page, bool lease, uint32_t *flags,
+		     kvb_page_t *ret)
+{
+	struct core_member *m = l->who.m;
+	struct core_slab *slab = core_slab_of(c, page);
+	int r;
+
+	*ret = core_name_in(c, slab, page);
+	if (!lease)
+		return 1;
+	if (!bit_test(m->acked, slab->slot)) {
+		if (bit_test(m->refused, slab->slot))
+			return 0;
+		*flags |= KVB_CQE_GRANT_PENDING;
+		return -EAGAIN;
+	}
+	r = core_lease_take(c, &l->who, slab, page);
+	return r < 0 ? r : 1;
+}
+
+/*
+ * Starts bringing a page up: 1 named and, with lease, leased; 0 no page was to be had, b->wait:
+ * yet; -EDQUOT.
+ */
+static int bring_up(struct core *c, struct load *l, uint32_t low, bool lease, struct core_batch *b,
+		    kvb_page_t *ret)
+{
+	struct core_page *q = &c->pages[low];
+	uint32_t page;
+	int r = 1;
+
+	if (q->flags & CORE_PAGE_BUSY)
+		return 0;
+	if (!core_transfer_room(c)) {
+		b->wait = true;
+		return 0;
+	}
+	core_page_forget(c, low);
+	q->flags |= CORE_PAGE_BUSY;
+	page = core_page_obtain(c, l->who.m, b);
+	q->flags &= (uint16_t)~CORE_PAGE_BUSY;
+	if (page == CORE_NONE || !core_transfer_room(c)) {
+		core_page_touch(c, low);
+		if (page != CORE_NONE) {
+			core_page_make_free(c, page);
+			b->wait = true;
+		}
+		return 0;
+	}
+	core_page_arrive(c, page, q);
+	core_page_index(c, page);
+	if (lease)
+		r = take_here(c, l, page, true, &b->flags, ret);
+	else
+		*ret = core_name_in(c, core_slab_of(c, page), page);
+	if (r != 1) { /* over its quota */
+		core_page_arrived(c, page);
+		core_page_discard(c, page);
+		core_page_touch(c, low);
+		return r;
+	}
+	core_transfer_start(c, CORE_UP, low, page);
+	return 1;
+}
+
+/* One key: 1, 0 the run ends before it (b->wait: for now), -errno. */
+static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash, bool lease,
+		    struct core_lookup *lk, struct core_batch *b, kvb_page_t *ret)
+{
+	uint32_t here = find_here(c, l, hash), low;
+	int r;
+
+	if (is_here(c, here)) {
+		lk->lead += c->pages[here].state == CORE_PAGE_ARRIVING;
+		return take_here(c, l, here, lease, &b->flags, ret);
+	}
+	low = find_below(c, l, hash);
+	if (low == CORE_NONE)
+		return 0;
+	if (here != CORE_NONE)
+		core_page_displace(c, here);
+	r = bring_up(c, l, low, lease, b, ret);
+	lk->lead += r == 1;
+	return r;
+}
+
+static struct core_batch load_run(struct core *c, struct core_member *m, struct core_lookup *lk,
+				  const struct kvb_hash *hash, uint32_t n, bool lease,
+				  kvb_page_t *ret)
+{
+	struct core_batch b = { 0 };
+	struct load l;
+	int r = 1;
+
+	load_begin(c, &l, m, lk);
+	l.s->used_ns = c->now_ns;
+	for (; b.done < n; b.done++) {
+		kvb_page_t page;
+
+		r = load_one(c, &l, &hash[b.done], lease, lk, &b, &page);
+		if (r != 1)
+			break;
+		if (ret)
+			ret[b.done] = page;
+	}
+	if (r < 0) {
+		b.status = r == -EAGAIN ? 0 : r;
+		b.flags |= KVB_CQE_STOPPED;
+	}
+	c->h->n.load_keys += b.done;
+	return b;
+}
+
+struct core_batch core_load(struct core *c, struct core_member *m, struct core_lookup *lk,
+			    const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret)
+{
+	return load_run(c, m, lk, hash, n, true, ret);
+}
+
+struct core_batch core_prefetch(struct core *c, struct core_member *m, struct core_lookup *lk,
+				const struct kvb_hash *hash, uint32_t n)
+{
+	return load_run(c, m, lk, hash, n, false, NULL);
+}
+
+uint32_t core_load_arrived(const struct core *c, const struct core_member *m,
+			   const kvb_page_t *page, uint32_t n, bool *ret_failed)
+{
+	uint32_t done = 0;
+
+	*ret_failed = false;
+	for (; done < n; done++) {
+		uint32_t at = core_page_locate(c, &c->spaces[m->space], page[done]);
+		const struct core_page *p = &c->pages[at == CORE_NONE ? 0 : at];
+
+		if (at != CORE_NONE && p->gen == KVB_PAGE_GEN(page[done])) {
+			if (p->state == CORE_PAGE_SEALED && !(p->flags & CORE_PAGE_FAILED))
+				continue;
+			if (p->state == CORE_PAGE_ARRIVING)
+				return done;
+		}
+		*ret_failed = true;
+		return done;
+	}
+	return done;
+}
+
+/* 1 it has a copy below, 0 it is on its way or b->wait, -errno. */
+static int store_one(struct core *c, struct core_member *m, kvb_page_t name, struct core_batch *b)
+{
+	struct core_space *s = &c->spaces[m->space];
+	uint32_t lease = core_lease_named(c, m, name), page;
+	const struct core_page *p;
+	int r;
+
+	if (lease == CORE_NONE)
+		return -ENOENT;
+	page = c->leases[lease].page;
+	p = &c->pages[page];
+	if (p->flags & CORE_PAGE_BELOW)
+		return 1;
+	if (!(p->flags & CORE_PAGE_INDEXED) || core_page_stale(c, p))
+		return -ESTALE;
+	if (p->flags & CORE_PAGE_BUSY) {
+		b->wait = true;
+		return 0;
+	}
+	if (!core_tier_usable(c, s))
+		return -ENOSPC;
+	core_page_forget(c, page);
+	r = core_tier_down(c, s, page);
+	b->wait |= r == 0 || r == -EAGAIN;
+	return r == -EAGAIN ? 0 : r;
+}
+
+struct core_batch core_store(struct core *c, struct core_member *m, const kvb_page_t *page,
+			     uint32_t n)
+{
+	struct core_batch b = { 0 };
+
+	for (uint32_t i = 0; i < n; i++) {
+		int r = store_one(c, m, page[i], &b);
+
+		if (r == 1 && b.done == i)
+			b.done++;
+		if (r < 0) {
+			if (b.done == i)
+				b.status = r;
+			break;
+		}
+	}
+	return b;
+}

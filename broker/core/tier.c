@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A space and the space below it: copies that know of each other, and what is written down when.
+ *
+ * Ripe pages. What goes next must have been written down before its memory is wanted, or whoever
+ * asks for memory waits for a copy. So the policy's next victims are made ripe ahead of need: each
+ * is copied down, stays readable where it is, and joins a list in the order the policy named them.
+ * ALLOC evicts from that list first. A ripe page that is used again leaves the list with its
+ * release, as any page enters the policy's order then; its copy below stays and saves the next one.
+ * Ripening starts when the pages that can go at once (free, ripe or on their way down) are fewer
+ * than a sixteenth of the space and goes on to an eighth: in runs, so that neighbours go together.
+ *
+ * Copies. A page and its copy find each other by their key; BELOW and ABOVE say that there is one
+ * to find. The copy of a page that is above is the first to go below: a key costs memory in both
+ * tiers only as long as there is some. When the upper page is evicted its copy becomes the most
+ * recently used below. So capacities add up, and a page that comes and goes is written once.
+ *
+ * Room below is a free page, a new slab, or the lower space's own eviction, in this order; slabs
+ * are asked for before the last free page is gone.
+ */
+
+#include "broker/core/index.h"
+
+#define RIPE_PART 16u   /* of a space's pages: fewer than that can go at once, and more are made */
+#define RIPE_MAX 16384u /* but not more than so many, however large the space */
+#define RIPEN_BATCH 32u
+#define LOWER_WORK 256u /* pages below that one copy may look at for a victim */
+#define GROW_PART 4u    /* a slab below is asked for when less than this part of one is free */
+
+/* ---- the order of candidates --------------------------------------------------------------- */
+
+static struct core_space *space_of(const struct core *c, uint32_t page)
+{
+	return &c->spaces[core_slab_of(c, page)->space];
+}
+
+static void ripe_link(struct core *c, struct core_space *s, uint32_t page, uint32_t prev,
+		      uint32_t next)
+{
+	struct core_page *p = &c->pages[page];
+
+	assert(!(p->flags & (CORE_PAGE_RIPE | CORE_PAGE_LISTED)));
+	p->prev = prev;
+	p->next = next;
+	*(prev == CORE_NONE ? &s->ripe_first : &c->pages[prev].next) = page;
+	*(next == CORE_NONE ? &s->ripe_last : &c->pages[next].prev) = page;
+	p->flags |= CORE_PAGE_RIPE;
+	s->ripe++;
+}
+
+void core_ripe_append(struct core *c, struct core_space *s, uint32_t page)
+{
+	ripe_link(c, s, page, s->ripe_last, CORE_NONE);
+}
+
+void core_ripe_prepend(struct core *c, struct core_space *s, uint32_t page)
+{
+	ripe_link(c, s, page, CORE_NONE, s->ripe_first);
+}
+
+void core_ripe_remove(struct core *c, struct core_space *s, uint32_t page)
+{
+	struct core_page *p = &c->pages[page];
+
+	assert(p->flags & CORE_PAGE_RIPE);
+	*(p->prev == CORE_NONE ? &s->ripe_first : &c->pages[p->prev].next) = p->next;
+	*(p->next == CORE_NONE ? &s->ripe_last : &c->pages[p->next].prev) = p->prev;
+	p->flags &= (uint16_t)~CORE_PAGE_RIPE;
+	s->ripe--;
+}
+
+void core_page_touch(struct core *c, uint32_t page)
+{
+	if (c->pages[page].flags & CORE_PAGE_RIPE)
+		core_ripe_remove(c, space_of(c, page), page);
+	c->policy->touch(c, page);
+}
+
+void core_page_forget(struct core *c, uint32_t page)
+{
+	if (c->pages[page].flags & CORE_PAGE_RIPE)
+		core_ripe_remove(c, space_of(c, page), page);
+	c->policy->forget(c, page);
+}
+
+/* ---- copies that know of each other -------------------------------------------------------- */
+
+uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_page *p)
+{
+	struct core_key key = {
+		.hash = p->hash,
+		.salt = p->salt,
+		.ns = p->ns,
+		.space = (uint16_t)space,
+		.epoch = p->epoch,
+	};
+
+	return core_index_find(
+		c, core_index_mix(c, core_index_seed(c, space, p->ns, p->salt), &p->hash), &key);
+}
+
+void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower)
+{
+	assert(c->pages[upper].flags & CORE_PAGE_INDEXED);
+	assert(c->pages[lower].flags & CORE_PAGE_INDEXED);
+	c->pages[upper].flags |= CORE_PAGE_BELOW;
+	c->pages[lower].flags |= CORE_PAGE_ABOVE;
+	if (!(c->pages[lower].flags & CORE_PAGE_BUSY))
+		core_page_touch(c, lower);
+}
+
+void core_tier_part(struct core *c, uint32_t page)
+{
+	struct core_page *p = &c->pages[page];
+	struct core_space *s = space_of(c, page);
+	struct core_page *q;
+	uint32_t other;
+
+	if (!(p->flags & (CORE_PAGE_BELOW | CORE_PAGE_ABOVE)))
+		return;
+	other = core_tier_find(c, p->flags & CORE_PAGE_BELOW ? s->below : s->above, p);
+	assert(other != CORE_NONE);
+	q = &c->pages[other];
+	p->flags &= (uint16_t) ~(CORE_PAGE_BELOW | CORE_PAGE_ABOVE);
+	if (q->flags & CORE_PAGE_BELOW) {
+		q->flags &= (uint16_t)~CORE_PAGE_BELOW;
+		return;
+	}
+	q->flags &= (uint16_t)~CORE_PAGE_ABOVE;
+	q->hits = p->hits;
+	q->expire_s = p->expire_s;
+	if (q->flags & CORE_PAGE_LISTED)
+		core_page_touch(c, other);
+}
+
+/* ---- room below ---------------------------------------------------------------------------- */
+
+static bool is_growing(const struct core *c, const struct core_space *low)
+{
+	for (unsigned slot = 0; slot < low->slots; slot++) {
+		unsigned slab = low->slab_of_slot[slot];
+
+		if (slab != CORE_NONE16 && c->slabs[slab].state == CORE_SLAB_CREATING)
+			return true;
+	}
+	return false;
+}
+
+/* Another space of the tenant has nothing to write to and less than this one: it goes first. */
+static bool is_sibling_hungry(const struct core *c, const struct core_space *low)
+{
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		const struct core_space *s = &c->spaces[i];
+
+		if (s->used && s->hungry && s != low && s->tenant == low->tenant &&
+		    s->device == low->device &&
+		    s->slabs * s->slab_bytes < low->slabs * low->slab_bytes)
+			return true;
+	}
+	return false;
+}
+
+/* Asks for a slab in good time. */
+static void grow_low(struct core *c, struct core_space *low)
+{
+	if (low->pages_free >= low->pages_per_slab / GROW_PART + 1 || is_growing(c, low) ||
+	    is_sibling_hungry(c, low))
+		return;
+	low->used_ns = c->now_ns;
+	low->hungry = core_space_add_slabs(c, low, 1, NULL) <= 0;
+}
+
+/* A page below, taken from another key. */
+static uint32_t evict_low(struct core *c, struct core_space *low)
+{
+	uint32_t work = LOWER_WORK, page;
+
+	while (work && c->policy->victims(c, low, 1, &page, &work)) {
+		if (c->pages[page].flags & CORE_PAGE_BUSY)
+			continue;
+		if (core_slab_of(c, page)->state != CORE_SLAB_LIVE) {
+			core_page_discard(c, page);
+			continue;
+		}
+		core_page_evicted(c, page);
+		low->evictions++;
+		c->h->device[low->device].evictions++;
+		return page;
+	}
+	return CORE_NONE;
+}
+
+static uint32_t take_low(struct core *c, struct core_space *low)
+{
+	for (unsigned w = 0; w < CORE_SLOT_WORDS; w++) {
+		if (low->has_free[w]) {
+			unsigned slot = w * 64 + (unsigned)__builtin_ctzll(low->has_free[w]);
+
+			return core_page_take_free(c, &c->slabs[low->slab_of_slot[slot]]);
+		}
+	}
+	return evict_low(c, low);
+}
+
+int core_tier_down(struct core *c, struct core_space *s, uint32_t page)
+{
+	struct core_space *low = &c->spaces[s->below];
+	uint32_t there = core_tier_find(c, s->below, &c->pages[page]), to;
+
+	assert(!(c->pages[page].flags & (CORE_PAGE_BUSY | CORE_PAGE_BELOW)));
+	if (there != CORE_NONE && core_page_usable(c, there)) {
+		core_tier_pair(c, page, there);
+		return 1;
+	}
+	if (there != CORE_NONE)
+		core_page_displace(c, there);
+	if (!core_transfer_room(c))
+		return -EAGAIN;
+	grow_low(c, low);
+	if (!low->pages_free && !low->listed && is_growing(c, low))
+		return -EAGAIN; /* its first slab is on its way */
+	to = take_low(c, low);
+	if (to == CORE_NONE)
+		return -ENOSPC;
+	core_page_arrive(c, to, &c->pages[page]);
+	core_transfer_start(c, CORE_DOWN, page, to);
+	return 0;
+}
+
+/* ---- ripening ------------------------------------------------------------------------------ */
+
+static uint32_t ripe_low_mark(const struct core_space *s)
+{
+	uint32_t mark = s->pages / RIPE_PART;
+
+	return mark > RIPE_MAX ? RIPE_MAX : mark;
+}
+
+/* Pages that can go at once, or soon. */
+static uint32_t at_hand(const struct core_space *s)
+{
+	return s->pages_free + s->ripe + s->falling;
+}
+
+void core_ripen_soon(struct core *c, const struct core_space *s)
+{
+	if (core_tier_usable(c, s) && at_hand(s) < ripe_low_mark(s))
+		c->h->spaces_ripening = 1;
+}
+
+/* A victim of the policy. 1: it is ripe, or free, or on its way; 0: no more can be written now. */
+static int ripen_one(struct core *c, struct core_space *s, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+	int r = 1;
+
+	if (p->flags & CORE_PAGE_BUSY) /* its transfer makes it ripe */
+		return 1;
+	if (core_slab_of(c, page)->state != CORE_SLAB_LIVE || !(p->flags & CORE_PAGE_INDEXED) ||
+	    core_page_stale(c, p) || core_page_expired(c, p)) {
+		core_page_discard(c, page);
+		return 1;
+	}
+	if (!(p->flags & CORE_PAGE_BELOW))
+		r = core_tier_down(c, s, page);
+	if (r !=
+	    0) /* without a copy if there is no room: whoever takes it tries again, or drops it */
+		core_ripe_append(c, s, page);
+	return r >= 0;
+}
+
+void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work)
+{
+	bool more = true;
+
+	while (n && *work && more && core_transfer_room(c)) {
+		uint32_t victims[RIPEN_BATCH];
+		uint32_t found =
+			c->policy->victims(c, s, n < RIPEN_BATCH ? n : RIPEN_BATCH, victims, work);
+
+		for (uint32_t i = 0; i < found; i++)
+			more &= ripen_one(c, s, victims[i]);
+		if (!found)
+			break;
+		n -= found;
+	}
+}
+
+void core_ripen_work(struct core *c, uint32_t *units)
+{
+	c->h->spaces_ripening = 0;
+	for (unsigned i = 0; i < c->h->limits.spaces && *units; i++) {
+		struct core_space *s = &c->spaces[i];
+		uint32_t mark = ripe_low_mark(s);
+
+		if (s->used && core_tier_usable(c, s) && at_hand(s) < mark)
+			core_ripen(c, s, 2 * mark - at_hand(s), units);
+	}
+}

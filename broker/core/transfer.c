@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Transfers: copies of pages between a space and the space below it, from their start to their end.
+ *
+ *   core_transfer_start() -> QUEUED -> core_next_transfer() -> FLIGHT -> core_transfer_done()
+ *
+ * From start to end both pages are BUSY: neither is evicted, reused, swept or closed with its slab,
+ * whatever becomes of the clients that hold or wanted them (I1). What happened to them meanwhile --
+ * an epoch passed, a slab is revoked, the key was given to another page -- is looked at at the end.
+ *
+ * What is on the way up goes before what is on the way down: somebody waits for it.
+ */
+
+#include "broker/core/internal.h"
+
+void core_transfers_init(struct core *c)
+{
+	uint32_t n = c->h->limits.transfers;
+
+	c->h->transfer_free = n ? 0 : CORE_NONE16;
+	for (uint32_t i = 0; i < n; i++)
+		c->transfers[i].next = i + 1 < n ? (uint16_t)(i + 1) : CORE_NONE16;
+	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
+		for (unsigned dir = 0; dir < 2; dir++)
+			c->h->queue[d][dir] = (struct core_queue){ CORE_NONE16, CORE_NONE16 };
+	}
+}
+
+bool core_transfer_room(const struct core *c)
+{
+	return c->h->transfer_free != CORE_NONE16;
+}
+
+/* The space that a transfer counts in: the upper one. */
+static struct core_space *upper_space(const struct core *c, const struct core_transfer *t)
+{
+	uint32_t upper = t->direction == CORE_UP ? t->to : t->from;
+
+	return &c->spaces[core_slab_of(c, upper)->space];
+}
+
+void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to)
+{
+	unsigned index = c->h->transfer_free;
+	struct core_transfer *t = &c->transfers[index];
+	struct core_queue *q;
+	struct core_space *s;
+
+	assert(index != CORE_NONE16);
+	c->h->transfer_free = t->next;
+	c->h->transfers_used++;
+	*t = (struct core_transfer){
+		.from = from,
+		.to = to,
+		.sum = direction == CORE_UP ? c->sums[from] : 0,
+		.next = CORE_NONE16,
+		.state = CORE_TRANSFER_QUEUED,
+		.direction = (uint8_t)direction,
+		.since_ns = c->now_ns,
+	};
+	s = upper_space(c, t);
+	t->device = s->device;
+	if (direction == CORE_UP)
+		s->rising++;
+	else
+		s->falling++;
+	c->pages[from].flags |= CORE_PAGE_BUSY;
+	c->pages[to].flags |= CORE_PAGE_BUSY;
+	q = &c->h->queue[t->device][direction];
+	if (q->first == CORE_NONE16)
+		q->first = (uint16_t)index;
+	else
+		c->transfers[q->last].next = (uint16_t)index;
+	q->last = (uint16_t)index;
+}
+
+static unsigned dequeue(struct core *c, unsigned device, unsigned direction)
+{
+	struct core_queue *q = &c->h->queue[device][direction];
+	unsigned index = q->first;
+
+	if (index != CORE_NONE16) {
+		q->first = c->transfers[index].next;
+		c->transfers[index].next = CORE_NONE16;
+		c->transfers[index].state = CORE_TRANSFER_FLIGHT;
+	}
+	return index;
+}
+
+unsigned core_next_transfer(struct core *c, unsigned device)
+{
+	unsigned index = dequeue(c, device, CORE_UP);
+
+	return index != CORE_NONE16 ? index : dequeue(c, device, CORE_DOWN);
+}
+
+void core_device_below_ready(struct core *c, unsigned device, bool ready)
+{
+	unsigned index;
+
+	c->h->device[device].below_ready = ready;
+	c->h->spaces_ripening |= ready;
+	while (!ready && (index = core_next_transfer(c, device)) != CORE_NONE16)
+		core_transfer_done(c, index, -EIO, 0);
+}
+
+/* A page that was read: as it would be had nobody read it. */
+static void settle(struct core *c, uint32_t page)
+{
+	struct core_page *p = &c->pages[page];
+	bool keep = p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) &&
+		    core_slab_of(c, page)->state == CORE_SLAB_LIVE;
+
+	if (p->leases)
+		return;
+	if (!keep)
+		core_page_discard(c, page);
+	else if (!(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED | CORE_PAGE_RIPE)))
+		core_page_touch(c, page);
+}
+
+static void down_done(struct core *c, const struct core_transfer *t, int error, uint32_t sum)
+{
+	const struct core_page *p = &c->pages[t->from];
+	struct core_space *s = upper_space(c, t);
+	struct core_device *d = &c->h->device[s->device];
+
+	s->falling--;
+	core_page_arrived(c, t->to);
+	if (!error && p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p)) {
+		core_page_index(c, t->to);
+		c->sums[t->to] = sum;
+		core_tier_pair(c, t->from, t->to);
+		d->demoted++;
+		d->demoted_bytes += s->regions * s->stride_bytes;
+	}
+	settle(c, t->to);
+	if (!p->leases && p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) &&
+	    core_slab_of(c, t->from)->state == CORE_SLAB_LIVE &&
+	    !(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED)))
+		core_ripe_append(c, s, t->from);
+	else
+		settle(c, t->from);
+}
+
+static void up_done(struct core *c, const struct core_transfer *t, int error)
+{
+	struct core_page *p = &c->pages[t->to];
+	const struct core_page *low = &c->pages[t->from];
+	struct core_space *s = upper_space(c, t);
+	struct core_device *d = &c->h->device[s->device];
+
+	s->rising--;
+	core_page_arrived(c, t->to);
+	if (error) {
+		core_page_unindex(c, t->to);
+		p->flags |= CORE_PAGE_FAILED;
+	} else {
+		d->promoted++;
+		d->promoted_bytes += s->regions * s->stride_bytes;
+		if (p->flags & CORE_PAGE_INDEXED && low->flags & CORE_PAGE_INDEXED)
+			core_tier_pair(c, t->to, t->from);
+	}
+	if (error == -EBADMSG) {
+		d->checksum_misses++;
+		core_page_discard(c, t->from);
+	} else {
+		settle(c, t->from);
+	}
+	settle(c, t->to);
+}
+
+void core_transfer_done(struct core *c, unsigned index, int error, uint32_t sum)
+{
+	struct core_transfer t;
+
+	assert(index < c->h->limits.transfers);
+	t = c->transfers[index];
+	assert(t.state == CORE_TRANSFER_FLIGHT && error <= 0);
+	c->transfers[index].state = CORE_TRANSFER_FREE;
+	c->transfers[index].next = c->h->transfer_free;
+	c->h->transfer_free = (uint16_t)index;
+	c->h->transfers_used--;
+	c->pages[t.from].flags &= (uint16_t)~CORE_PAGE_BUSY;
+	c->pages[t.to].flags &= (uint16_t)~CORE_PAGE_BUSY;
+	c->h->device[t.device].transfers_failed += error != 0;
+	core_ripen_soon(c, upper_space(c, &t));
+	if (t.direction == CORE_UP)
+		up_done(c, &t, error);
+	else
+		down_done(c, &t, error, sum);
+}
