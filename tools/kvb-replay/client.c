@@ -6,8 +6,7 @@
  * It connects, joins the space that all clients of the replay share (the first one also asks for
  * all the memory there is), and then takes requests off the shared ticket until there are none.
  * Instead of computing KV it stamps pages from their keys; instead of attending to them it
- * compares. Both happen in the page itself where the CPU can reach it, and in a copy of one
- * region's part of it where it lies on a GPU.
+ * compares (contents.c).
  *
  * After each request it holds nothing, so memory the broker wants back is given up right there. A
  * client that waits for its turn looks at its socket ten times a second for the same reason.
@@ -25,46 +24,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tools/kvb-replay/client.h"
 #include "tools/kvb-replay/key.h"
-#include "tools/kvb-replay/live.h"
-#include "uapi/libkvbroker.h"
 
 #define GROW_TIMEOUT_NS (5ull * 1000 * 1000 * 1000)
 #define SLABS_NS (1ull * 1000 * 1000 * 1000)
 #define LOOK_NS (100ull * 1000 * 1000)
-#define CORRUPT_SAID_MAX 3u
-
-struct client {
-	const struct replay_options *o;
-	const struct trace *t;
-	struct live_shared *shared;
-	uint32_t index;
-	struct replay_counts *n;
-	struct kvb *kvb;
-	struct kvb_space *space;
-	uint32_t ns;
-	size_t region_bytes; /* of one page */
-	void *staging;       /* one of these, for pages on a GPU; NULL on the host */
-	/* of the request at hand, room for the largest */
-	size_t request;
-	const uint64_t *id;
-	uint32_t blocks;
-	uint64_t epoch;
-	struct kvb_hash *key;
-	kvb_page_t *page;  /* leased, by position; KVB_PAGE_NONE = none */
-	kvb_page_t *some;  /* allocated, then what seals[i] led to, then those to release */
-	uint32_t *missing; /* positions that had no page; the first `got` have one of ours */
-	uint32_t got;
-	struct kvb_seal *seal;
-};
 
 static bool stopped(const struct client *c)
 {
 	return __atomic_load_n(&c->shared->stop, __ATOMIC_RELAXED);
 }
 
-/* Stops everybody; says why unless somebody already has. Returns false. */
-__attribute__((format(printf, 2, 3))) static bool fail(struct client *c, const char *format, ...)
+bool client_fail(struct client *c, const char *format, ...)
 {
 	char text[512];
 	va_list ap;
@@ -79,11 +51,10 @@ __attribute__((format(printf, 2, 3))) static bool fail(struct client *c, const c
 	return false;
 }
 
-/* A call of the library failed. */
-static bool fail_call(struct client *c, const char *what, int64_t r)
+bool client_fail_call(struct client *c, const char *what, int64_t r)
 {
-	return fail(c, "request %zu: %s: %s (%s)", c->request + 1, what, kvb_error_text(c->kvb),
-		    r < 0 ? strerror((int)-r) : "fewer than asked");
+	return client_fail(c, "request %zu: %s: %s (%s)", c->request + 1, what,
+			   kvb_error_text(c->kvb), r < 0 ? strerror((int)-r) : "fewer than asked");
 }
 
 /* ---- attaching ----------------------------------------------------------------------------- */
@@ -133,15 +104,16 @@ static bool grow_to_all(struct client *c)
 			break;
 	}
 	if (r < 0 && r != -ENOSPC && r != -EDQUOT) {
-		return fail(c, "memory for the space: %s (%s)", kvb_error_text(c->kvb),
-			    strerror((int)-r));
+		return client_fail(c, "memory for the space: %s (%s)", kvb_error_text(c->kvb),
+				   strerror((int)-r));
 	}
 	if (!wait_for_slabs(c)) {
-		return fail(c,
-			    "%s:%" PRIu32
-			    " has no memory for this space: %s (other spaces or tenants may "
-			    "have it all: broker-ctl space list)",
-			    live_device_name(c->o), c->o->device_ordinal, kvb_error_text(c->kvb));
+		return client_fail(c,
+				   "%s:%" PRIu32
+				   " has no memory for this space: %s (other spaces or tenants may "
+				   "have it all: broker-ctl space list)",
+				   live_device_name(c->o), c->o->device_ordinal,
+				   kvb_error_text(c->kvb));
 	}
 	return true;
 }
@@ -161,7 +133,7 @@ static enum replay_exit attach(struct client *c)
 	int r = kvb_connect(&params, &c->kvb, text);
 
 	if (r < 0) {
-		(void)fail(c, "%s", text[0] ? text : strerror(-r));
+		(void)client_fail(c, "%s", text[0] ? text : strerror(-r));
 		/* -ENOENT may also be the tenant. */
 		return r == -ECONNREFUSED || (r == -ENOENT && access(c->o->broker, F_OK) < 0)
 			       ? REPLAY_NO_BROKER
@@ -169,16 +141,16 @@ static enum replay_exit attach(struct client *c)
 	}
 	r = kvb_space_open(c->kvb, &space, &c->space);
 	if (r < 0) {
-		(void)fail(c, "joining the space on %s:%" PRIu32 ": %s (%s)",
-			   live_device_name(c->o), c->o->device_ordinal, kvb_error_text(c->kvb),
-			   strerror(-r));
+		(void)client_fail(c, "joining the space on %s:%" PRIu32 ": %s (%s)",
+				  live_device_name(c->o), c->o->device_ordinal,
+				  kvb_error_text(c->kvb), strerror(-r));
 		return REPLAY_FAILED;
 	}
 	digest_of(c->o, digest);
 	r = kvb_ns_open(c->kvb, digest, 0, &ns);
 	if (r < 0) {
-		(void)fail(c, "opening the namespace: %s (%s)", kvb_error_text(c->kvb),
-			   strerror(-r));
+		(void)client_fail(c, "opening the namespace: %s (%s)", kvb_error_text(c->kvb),
+				  strerror(-r));
 		return REPLAY_FAILED;
 	}
 	c->ns = ns.ns;
@@ -196,8 +168,9 @@ static bool make_room(struct client *c)
 	c->seal = calloc(n, sizeof(*c->seal));
 	c->region_bytes = c->o->page_bytes / c->o->regions;
 	if (c->o->device_kind == KVB_DEVICE_CUDA && !(c->staging = malloc(c->region_bytes)))
-		return fail(c, "out of memory");
-	return (c->key && c->page && c->some && c->missing && c->seal) || fail(c, "out of memory");
+		return client_fail(c, "out of memory");
+	return (c->key && c->page && c->some && c->missing && c->seal) ||
+	       client_fail(c, "out of memory");
 }
 
 /* ---- turns --------------------------------------------------------------------------------- */
@@ -208,7 +181,7 @@ static bool look_around(struct client *c)
 	int r = kvb_poll(c->kvb);
 
 	if (r < 0)
-		return fail(c, "%s (%s)", kvb_error_text(c->kvb), strerror(-r));
+		return client_fail(c, "%s (%s)", kvb_error_text(c->kvb), strerror(-r));
 	(void)kvb_quiet_point(c->kvb);
 	return true;
 }
@@ -226,14 +199,14 @@ static bool take_ticket(struct client *c)
 
 		if (r == EOWNERDEAD) {
 			(void)pthread_mutex_consistent(ticket);
-			(void)fail(c, "a client died while it held the ticket");
+			(void)client_fail(c, "a client died while it held the ticket");
 			(void)pthread_mutex_unlock(ticket);
 			return false;
 		}
 		if (r == 0)
 			return true;
 		if (r != ETIMEDOUT)
-			return fail(c, "ticket: %s", strerror(r));
+			return client_fail(c, "ticket: %s", strerror(r));
 		if (!look_around(c))
 			return false;
 	}
@@ -263,20 +236,64 @@ static bool wait_for_time(struct client *c, const struct trace_request *r)
 
 /* ---- one request --------------------------------------------------------------------------- */
 
-/* LOOKUP, then ALLOC for what is missing, head first. The ticket is held. */
-static bool look_up_and_allocate(struct client *c)
+/*
+ * The run that is in any tier: leases what of it is on the device, and has the rest brought up.
+ * What does not come ends the run. *ret: how long it is.
+ */
+static bool look_up_tiers(struct client *c, uint32_t *ret)
 {
-	uint32_t missing = 0;
-	int64_t r;
+	uint32_t device = 0;
+	int64_t run, r;
+
+	run = kvb_lookup_tiers(c->space, c->ns, 0, c->key, c->page, c->blocks, &device, &c->epoch);
+	if (run < 0)
+		return client_fail_call(c, "lookup", run);
+	r = kvb_load(c->space, c->ns, 0, c->key + device, c->some, (uint32_t)run - device, NULL);
+	if (r < 0 && r != -EDQUOT)
+		return client_fail_call(c, "load", r);
+	*ret = device + (r > 0 ? (uint32_t)r : 0);
+	for (uint32_t i = device; i < run; i++) {
+		c->n->hit_blocks_host += i < *ret && KVB_PAGE_TIER(c->page[i]) != KVB_TIER_DEVICE;
+		c->page[i] = i < *ret ? c->some[i - device] : KVB_PAGE_NONE;
+	}
+	c->n->hit_blocks += *ret;
+	return true;
+}
+
+/* Leases all there is on the device from position `from` on, and counts the hits without `tiers`.
+ */
+static bool look_up_device(struct client *c, uint32_t from, bool tiers)
+{
+	int64_t r = kvb_lookup_all(c->space, c->ns, 0, c->key + from, c->page + from,
+				   c->blocks - from, &c->epoch);
+
+	if (r < 0)
+		return client_fail_call(c, "lookup", r);
+	c->n->hit_blocks += tiers ? 0 : (uint64_t)r;
+	return true;
+}
+
+static bool look_up(struct client *c)
+{
+	const bool tiers = kvb_space_tiers(c->space) & ~(1ull << KVB_TIER_DEVICE);
+	uint32_t from = 0;
 
 	for (uint32_t i = 0; i < c->blocks; i++) {
 		c->key[i] = key_of(c->id[i]);
 		c->page[i] = KVB_PAGE_NONE;
 	}
-	r = kvb_lookup_all(c->space, c->ns, 0, c->key, c->page, c->blocks, &c->epoch);
-	if (r < 0)
-		return fail_call(c, "lookup", r);
-	c->n->hit_blocks += (uint64_t)r;
+	return (!tiers || look_up_tiers(c, &from)) &&
+	       (from == c->blocks || look_up_device(c, from, tiers));
+}
+
+/* LOOKUP and LOAD, then ALLOC for what is missing, head first. The ticket is held. */
+static bool look_up_and_allocate(struct client *c)
+{
+	uint32_t missing = 0;
+	int64_t r;
+
+	if (!look_up(c))
+		return false;
 	for (uint32_t i = 0; i < c->blocks; i++)
 		if (c->page[i] == KVB_PAGE_NONE)
 			c->missing[missing++] = i;
@@ -284,94 +301,12 @@ static bool look_up_and_allocate(struct client *c)
 	while (c->got < missing) {
 		r = kvb_alloc(c->space, c->some + c->got, missing - c->got);
 		if (r < 0)
-			return fail_call(c, "alloc", r);
+			return client_fail_call(c, "alloc", r);
 		if (r == 0)
 			break;
 		c->got += (uint32_t)r;
 	}
 	c->n->refused += missing - c->got;
-	return true;
-}
-
-static bool stamp(struct client *c, kvb_page_t page, const struct kvb_hash *key, uint32_t region)
-{
-	int r;
-
-	if (!c->staging) {
-		key_stamp(kvb_page_addr(c->space, region, page), c->region_bytes, key, region);
-		return true;
-	}
-	key_stamp(c->staging, c->region_bytes, key, region);
-	r = kvb_page_write(c->space, region, page, c->staging, c->region_bytes);
-	return r == 0 || fail_call(c, "fill", r);
-}
-
-static bool fill(struct client *c)
-{
-	uint64_t from_ns = live_clock_ns();
-
-	for (uint32_t i = 0; i < c->got; i++) {
-		uint32_t at = c->missing[i];
-
-		for (uint32_t region = 0; region < c->o->regions; region++)
-			if (!stamp(c, c->some[i], &c->key[at], region))
-				return false;
-		c->seal[i] =
-			(struct kvb_seal){ .page = c->some[i], .hash = c->key[at], .depth = at };
-	}
-	c->n->bytes_filled += c->got * c->o->page_bytes;
-	c->n->fill_ns += live_clock_ns() - from_ns;
-	return true;
-}
-
-/* Where the bytes of a page's part can be looked at; NULL: failed, and said so. */
-static const void *look_at(struct client *c, kvb_page_t page, uint32_t region)
-{
-	int r;
-
-	if (!c->staging)
-		return kvb_page_addr(c->space, region, page);
-	r = kvb_page_read(c->space, region, page, c->staging, c->region_bytes);
-	if (r == 0)
-		return c->staging;
-	(void)fail_call(c, "verify", r);
-	return NULL;
-}
-
-static bool verify_page(struct client *c, uint32_t at)
-{
-	bool good = true;
-
-	for (uint32_t region = 0; region < c->o->regions && good; region++) {
-		const void *bytes = look_at(c, c->page[at], region);
-		size_t offset;
-
-		if (!bytes)
-			return false;
-		offset = key_check(bytes, c->region_bytes, &c->key[at], region);
-		good = offset == c->region_bytes;
-		if (!good && c->n->corrupt < CORRUPT_SAID_MAX) {
-			replay_say("client %" PRIu32 ": request %zu: block %" PRIu64
-				   ": page %" PRIu32 ", region %" PRIu32 ": wrong from byte %zu on",
-				   c->index, c->request + 1, c->id[at], KVB_PAGE_ID(c->page[at]),
-				   region, offset);
-		}
-	}
-	c->n->pages_verified++;
-	c->n->corrupt += !good;
-	c->n->bytes_verified += c->o->page_bytes;
-	return true;
-}
-
-/* Everything we lease and have not filled ourselves: all of it before we seal. */
-static bool verify_found(struct client *c)
-{
-	uint64_t from_ns = live_clock_ns();
-
-	for (uint32_t i = 0; i < c->blocks; i++)
-		if (c->page[i] != KVB_PAGE_NONE && !verify_page(c, i))
-			return false;
-	c->n->verify_ns += live_clock_ns() - from_ns;
 	return true;
 }
 
@@ -385,7 +320,7 @@ static bool publish(struct client *c)
 	int64_t r = kvb_seal(c->space, c->ns, c->epoch, 0, c->seal, c->some, c->got);
 
 	if (r < 0 && r != -ESTALE && r != -EDQUOT && r != -EEXIST)
-		return fail_call(c, "seal", r);
+		return client_fail_call(c, "seal", r);
 	sealed = r > 0 ? (uint32_t)r : 0;
 	for (uint32_t i = 0; i < c->got; i++) {
 		uint32_t at = c->missing[i];
@@ -393,14 +328,14 @@ static bool publish(struct client *c)
 		if (i < sealed)
 			c->page[at] = c->some[i];
 		if (i >= sealed || c->some[i] != c->seal[i].page) {
-			if (i < sealed && c->o->verify && !verify_page(c, at))
+			if (i < sealed && c->o->verify && !client_verify_page(c, at))
 				return false;
 			c->some[unused++] = c->seal[i].page;
 		}
 	}
 	c->n->refused += c->got - sealed;
 	if (unused > 0 && (r = kvb_free(c->space, c->some, unused)) != (int64_t)unused)
-		return fail_call(c, "free", r);
+		return client_fail_call(c, "free", r);
 	return true;
 }
 
@@ -413,7 +348,7 @@ static bool release_tail_first(struct client *c)
 		if (c->page[i] != KVB_PAGE_NONE)
 			c->some[n++] = c->page[i];
 	if (n > 0 && (r = kvb_release(c->space, c->some, n)) != (int64_t)n)
-		return fail_call(c, "release", r);
+		return client_fail_call(c, "release", r);
 	return true;
 }
 
@@ -437,8 +372,8 @@ static bool run_request(struct client *c)
 	if (!ok)
 		return false;
 	if (c->blocks > 0) {
-		if (!fill(c) || (c->o->verify && !verify_found(c)) || (c->got > 0 && !publish(c)) ||
-		    !release_tail_first(c))
+		if (!client_fill(c) || (c->o->verify && !client_verify_found(c)) ||
+		    (c->got > 0 && !publish(c)) || !release_tail_first(c))
 			return false;
 	}
 	c->n->requests++;

@@ -7,8 +7,9 @@
  * Two modes, one meaning. sim.c drives the broker's core in this process; live.c forks clients that
  * drive a daemon. In both a request
  *
- *   1. looks up all its blocks: its hits are the leading run that is resident, and every resident
- *      block, hit or not, is leased and kept;
+ *   1. looks up all its blocks: its hits are the leading run that is resident, where there is a
+ *      lower tier in either, and brought up. Every block that is then on the device, hit or not, is
+ *      leased and kept;
  *   2. allocates its missing blocks, head first; what does not fit beside its own pages stays out;
  *   3. fills and seals them, and reads what it found;
  *   4. releases everything it leases tail first, so that the head of a chain is the most recently
@@ -36,8 +37,8 @@ struct replay_options {
 	uint64_t capacity_pages;
 	const char *per_request; /* file for the hits of each request; NULL = none */
 	/* live */
-	const char *broker; /* socket */
-	const char *tenant; /* NULL = the broker's default */
+	const char *broker;   /* socket */
+	const char *tenant;   /* NULL = the broker's default */
 	uint32_t device_kind; /* enum kvb_device_kind */
 	uint32_t device_ordinal;
 	uint32_t clients;
@@ -50,7 +51,8 @@ struct replay_options {
 struct replay_counts {
 	uint64_t requests, blocks;
 	uint64_t hit_blocks;
-	uint64_t refused; /* blocks that found no room */
+	uint64_t hit_blocks_host; /* of these, those that a lower tier had */
+	uint64_t refused;         /* blocks that found no room */
 	uint64_t pages_verified, corrupt;
 	uint64_t bytes_filled, bytes_verified;
 	uint64_t fill_ns, verify_ns;
