@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Checksums and the threads that make them; see sum.h.
+ *
+ * Threads stay on processors of the node where the memory is: a checksum is one read of it, and a
+ * read across nodes costs more than the arithmetic. Only processors that the process may use anyway
+ * are taken, so that an operator's own pinning holds.
+ */
+
+#include "broker/mover/sum.h"
+
+#include <errno.h>
+#include <isa-l/crc.h>
+#include <numa.h>
+#include <numaif.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "broker/mover/point.h"
+
+#define PIECE_BYTES_MAX (1u << 30) /* the library counts in int */
+
+void mover_sum_make(struct mover_page *page)
+{
+	uint32_t crc = UINT32_MAX;
+
+	for (uint32_t r = 0; r < page->regions; r++) {
+		const char *at = page->mem + r * page->next_bytes;
+		uint64_t left = page->stride_bytes;
+
+		while (left) {
+			uint32_t n = left < PIECE_BYTES_MAX ? (uint32_t)left : PIECE_BYTES_MAX;
+
+			/* Its argument is not const, though it only reads. */
+			crc = crc32_iscsi((unsigned char *)(uintptr_t)at, (int)n, crc);
+			at += n;
+			left -= n;
+		}
+	}
+	page->sum = ~crc;
+	page->error = mover_point("mover-sum");
+}
+
+/* ---- the threads --------------------------------------------------------------------------- */
+
+/* The processors of s->node that this process may use; when there are none, nothing changes. */
+static void stay_near(const struct mover_sums *s)
+{
+	struct bitmask *near;
+	cpu_set_t may;
+
+	if (s->node < 0 || sched_getaffinity(0, sizeof(may), &may) < 0)
+		return;
+	near = numa_allocate_cpumask();
+	if (!near)
+		return;
+	if (numa_node_to_cpus(s->node, near) == 0) {
+		for (unsigned i = 0; i < CPU_SETSIZE; i++) {
+			if (i >= near->size || !numa_bitmask_isbitset(near, i))
+				CPU_CLR(i, &may);
+		}
+		if (CPU_COUNT(&may))
+			pthread_setaffinity_np(pthread_self(), sizeof(may), &may);
+	}
+	numa_free_cpumask(near);
+}
+
+/* The next page, of the oldest job that has one; waits for it. NULL: the end. */
+static struct mover_page *take_page(struct mover_sums *s, struct mover_sum_job **ret_job)
+{
+	struct mover_sum_job *job;
+
+	while (!s->first && !s->end)
+		pthread_cond_wait(&s->work, &s->lock);
+	if (s->end)
+		return NULL;
+	job = s->first;
+	*ret_job = job;
+	if (job->next + 1 == job->n) {
+		s->first = job->after;
+		if (!s->first)
+			s->last = NULL;
+	}
+	return &job->page[job->next++];
+}
+
+static void *thread_main(void *arg)
+{
+	struct mover_sums *s = arg;
+	const uint64_t one = 1;
+	struct mover_sum_job *job;
+	struct mover_page *page;
+
+	stay_near(s);
+	pthread_mutex_lock(&s->lock);
+	while ((page = take_page(s, &job))) {
+		pthread_mutex_unlock(&s->lock);
+		mover_sum_make(page);
+		pthread_mutex_lock(&s->lock);
+		if (--job->left == 0)
+			(void)!write(s->event, &one, sizeof(one));
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+/* ---- the pool ------------------------------------------------------------------------------ */
+
+static int node_of(const void *mem)
+{
+	int node = -1;
+
+	if (numa_available() < 0 ||
+	    get_mempolicy(&node, NULL, 0, (void *)(uintptr_t)mem, MPOL_F_NODE | MPOL_F_ADDR) < 0)
+		return -1;
+	return node;
+}
+
+int mover_sums_open(struct mover_sums *s, uint32_t threads, const void *near)
+{
+	int error = 0;
+
+	memset(s, 0, sizeof(*s));
+	s->node = node_of(near);
+	s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->event < 0)
+		return -errno;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	s->open = true;
+	if (threads > MOVER_SUM_THREADS_MAX)
+		threads = MOVER_SUM_THREADS_MAX;
+	do {
+		error = pthread_create(&s->thread[s->threads], NULL, thread_main, s);
+		s->threads += error == 0;
+	} while (!error && s->threads < threads);
+	if (s->threads)
+		return 0;
+	mover_sums_close(s);
+	return -error;
+}
+
+void mover_sums_close(struct mover_sums *s)
+{
+	if (!s->open)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->end = true;
+	pthread_cond_broadcast(&s->work);
+	pthread_mutex_unlock(&s->lock);
+	for (uint32_t i = 0; i < s->threads; i++)
+		pthread_join(s->thread[i], NULL);
+	pthread_cond_destroy(&s->work);
+	pthread_mutex_destroy(&s->lock);
+	close(s->event);
+	memset(s, 0, sizeof(*s));
+}
+
+int mover_sums_event(const struct mover_sums *s)
+{
+	return s->open ? s->event : -1;
+}
+
+void mover_sums_submit(struct mover_sums *s, struct mover_sum_job *job)
+{
+	job->next = 0;
+	job->left = job->n;
+	job->after = NULL;
+	pthread_mutex_lock(&s->lock);
+	if (s->last)
+		s->last->after = job;
+	else
+		s->first = job;
+	s->last = job;
+	if (job->n > 1)
+		pthread_cond_broadcast(&s->work);
+	else
+		pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool mover_sums_done(struct mover_sums *s, const struct mover_sum_job *job)
+{
+	bool done;
+
+	pthread_mutex_lock(&s->lock);
+	done = job->left == 0;
+	pthread_mutex_unlock(&s->lock);
+	return done;
+}
