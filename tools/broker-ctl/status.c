@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "broker/core/core.h"
 #include "tools/broker-ctl/ctl.h"
 #include "tools/broker-ctl/format.h"
 
@@ -43,9 +44,51 @@ static void add_daemon(cJSON *to, const struct stats_segment *seg)
 	cJSON_AddStringToObject(to, "engine", seg->engine);
 }
 
+/* NULL: nothing was asked. */
+static cJSON *ratio_json(uint64_t hits, uint64_t keys)
+{
+	double hit = listing_hit_ratio(hits, keys);
+
+	return hit < 0 ? cJSON_CreateNull() : cJSON_CreateNumber(hit);
+}
+
+/* All arenas together, and what went between devices and them. */
+struct tier_sum {
+	uint32_t arenas;
+	uint64_t capacity_bytes, used_bytes, filled_bytes, demoted, promoted;
+};
+
+static struct tier_sum tier_sum(const struct stats_segment *seg)
+{
+	struct tier_sum ret = { 0 };
+
+	for (uint32_t i = 0; i < seg->devices_n; i++) {
+		const struct stats_device *d = &seg->device[i];
+
+		if (d->kind != CORE_KIND_ARENA)
+			continue;
+		ret.arenas++;
+		ret.capacity_bytes += d->capacity_bytes;
+		ret.used_bytes += d->sealed_bytes + d->arriving_bytes;
+		ret.filled_bytes += d->filled_bytes;
+		ret.demoted += d->demoted;
+		ret.promoted += d->promoted;
+	}
+	return ret;
+}
+
+static void add_loads(cJSON *to, const struct core_counters *n)
+{
+	cJSON_AddItemToObject(to, "hit_ratio_host", ratio_json(n->lookup_below, n->lookup_keys));
+	cJSON_AddNumberToObject(to, "lookup_below", (double)n->lookup_below);
+	cJSON_AddNumberToObject(to, "loads", (double)n->loads);
+	cJSON_AddNumberToObject(to, "load_keys", (double)n->load_keys);
+	cJSON_AddNumberToObject(to, "load_hits", (double)n->load_hits);
+	cJSON_AddNumberToObject(to, "load_failed", (double)n->load_failed);
+}
+
 static cJSON *status_json(const struct stats_segment *seg)
 {
-	double hit = listing_hit_ratio(seg->n.lookup_hits, seg->n.lookup_keys);
 	cJSON *o = cJSON_CreateObject();
 
 	add_daemon(o, seg);
@@ -63,10 +106,8 @@ static cJSON *status_json(const struct stats_segment *seg)
 	cJSON_AddNumberToObject(o, "clients_reaping", seg->reaping);
 	cJSON_AddNumberToObject(o, "slabs_draining", seg->draining);
 	cJSON_AddNumberToObject(o, "lookups", (double)seg->n.lookups);
-	if (hit >= 0)
-		cJSON_AddNumberToObject(o, "hit_ratio", hit);
-	else
-		cJSON_AddNullToObject(o, "hit_ratio");
+	cJSON_AddItemToObject(o, "hit_ratio", ratio_json(seg->n.lookup_hits, seg->n.lookup_keys));
+	add_loads(o, &seg->n);
 	cJSON_AddNumberToObject(o, "evictions", (double)seg->n.evictions);
 	cJSON_AddNumberToObject(o, "accepted", (double)seg->accepted);
 	cJSON_AddNumberToObject(o, "refused", (double)seg->refused);
@@ -75,7 +116,24 @@ static cJSON *status_json(const struct stats_segment *seg)
 	cJSON_AddNumberToObject(o, "kicked", (double)seg->kicked);
 	cJSON_AddNumberToObject(o, "log_lines_dropped", (double)seg->log_dropped);
 	cJSON_AddItemToObject(o, "devices", listing_devices(seg));
+	cJSON_AddItemToObject(o, "tiers", listing_tiers(seg));
 	return o;
+}
+
+static void print_tiers(const struct stats_segment *seg)
+{
+	struct tier_sum sum = tier_sum(seg);
+	double hit = listing_hit_ratio(seg->n.lookup_below, seg->n.lookup_keys);
+
+	if (!sum.arenas)
+		return;
+	(void)printf("host tier %s used of %s  demoted %llu  promoted %llu  hit %s",
+		     core_size(sum.used_bytes).text, core_size(sum.capacity_bytes).text,
+		     (unsigned long long)sum.demoted, (unsigned long long)sum.promoted,
+		     hit < 0 ? "-" : format_ratio(hit).text);
+	if (sum.filled_bytes < sum.capacity_bytes)
+		(void)printf("  (%s are there)", core_size(sum.filled_bytes).text);
+	(void)putchar('\n');
 }
 
 int ctl_status(struct ctl *ctl)
@@ -105,6 +163,7 @@ int ctl_status(struct ctl *ctl)
 	(void)printf("pages %u cached of %u  leases %u of %u  lookups %llu  hit %s\n", seg->indexed,
 		     seg->pages_max, seg->leases_used, seg->leases_max,
 		     (unsigned long long)seg->n.lookups, hit < 0 ? "-" : format_ratio(hit).text);
+	print_tiers(seg);
 	if (seg->reaping || seg->draining)
 		(void)printf("taking back: %u ended clients, %u slabs\n", seg->reaping,
 			     seg->draining);
@@ -186,6 +245,18 @@ static cJSON *reclaim_p99(const struct stats_segment *seg)
 	return cJSON_CreateNumber((double)sorted[(n - 1) * 99 / 100] / 1e9);
 }
 
+static void add_moves(cJSON *to_row, const struct stats_segment *from,
+		      const struct stats_segment *to, double s)
+{
+	struct tier_sum a = { 0 }, b = tier_sum(to);
+
+	if (from)
+		a = tier_sum(from);
+	cJSON_AddNumberToObject(to_row, "demote_pages_per_s", (double)(b.demoted - a.demoted) / s);
+	cJSON_AddNumberToObject(to_row, "promote_pages_per_s",
+				(double)(b.promoted - a.promoted) / s);
+}
+
 /* What happened between two copies; from a daemon that has restarted: since its start. */
 static cJSON *stat_row(const struct stats_segment *from, const struct stats_segment *to)
 {
@@ -193,8 +264,6 @@ static cJSON *stat_row(const struct stats_segment *from, const struct stats_segm
 	bool same = from && from->boot_id == to->boot_id;
 	const struct core_counters *a = same ? &from->n : &none, *b = &to->n;
 	double s = (double)(to->published_ns - (same ? from->published_ns : to->started_ns)) / 1e9;
-	double hit =
-		listing_hit_ratio(b->lookup_hits - a->lookup_hits, b->lookup_keys - a->lookup_keys);
 	cJSON *o = cJSON_CreateObject();
 
 	cJSON_AddNumberToObject(o, "interval_s", s);
@@ -203,8 +272,12 @@ static cJSON *stat_row(const struct stats_segment *from, const struct stats_segm
 #define RATE(key, counter) cJSON_AddNumberToObject(o, key, (double)(b->counter - a->counter) / s)
 	RATE("lookups_per_s", lookups);
 	RATE("keys_per_s", lookup_keys);
-	cJSON_AddItemToObject(o, "hit_ratio",
-			      hit < 0 ? cJSON_CreateNull() : cJSON_CreateNumber(hit));
+	cJSON_AddItemToObject(
+		o, "hit_ratio",
+		ratio_json(b->lookup_hits - a->lookup_hits, b->lookup_keys - a->lookup_keys));
+	cJSON_AddItemToObject(
+		o, "hit_ratio_host",
+		ratio_json(b->lookup_below - a->lookup_below, b->lookup_keys - a->lookup_keys));
 	RATE("alloc_pages_per_s", alloc_pages);
 	RATE("free_pages_per_s", frees);
 	RATE("seal_pages_per_s", seals);
@@ -213,6 +286,7 @@ static cJSON *stat_row(const struct stats_segment *from, const struct stats_segm
 	RATE("grants_per_s", grants);
 	RATE("revocations_per_s", revocations);
 #undef RATE
+	add_moves(o, same ? from : NULL, to, s);
 	cJSON_AddNumberToObject(o, "clients", to->clients_n);
 	cJSON_AddNumberToObject(o, "leases", to->leases_used);
 	cJSON_AddItemToObject(o, "reclaim_p99_s", reclaim_p99(to));
