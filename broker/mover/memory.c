@@ -106,7 +106,7 @@ int mover_memory_lower(struct mover_memory *m, const struct mover_request *reque
 {
 	const struct mover_chunk *chunk;
 	struct mover_slab slab;
-	uint64_t bytes, end;
+	uint64_t bytes = 0, end;
 	int error = check_new(m, request, &bytes, why);
 
 	if (error)
@@ -163,7 +163,7 @@ static void piece_forget(struct mover_memory *m)
 static int piece_begin(struct mover_memory *m, const struct mover_request *request, char *why)
 {
 	const uint32_t per_region = request->handles_per_region;
-	uint64_t region_bytes, handles_bytes;
+	uint64_t region_bytes = 0, handles_bytes;
 	int error;
 
 	piece_forget(m);
