@@ -125,7 +125,6 @@ void kvb_fence_put(struct kvb *kvb, uint32_t fence)
 
 /* ---- streams ------------------------------------------------------------------------------- */
 
-/* The word of a fence, for a space whose device has streams. */
 static int check_stream(struct kvb_space *s, uint32_t fence)
 {
 	if (fence >= KVB_FENCES)
@@ -142,12 +141,12 @@ int kvb_fence_stream_write(struct kvb_space *space, void *stream, uint32_t fence
 {
 	const int rc = check_stream(space, fence);
 
-	return rc ? rc : space->ops->stream_write(space, stream, &space->kvb->fences[fence], value);
+	return rc ? rc : space->ops->stream_write(space, stream, fence, value);
 }
 
 int kvb_fence_stream_wait(struct kvb_space *space, void *stream, uint32_t fence, uint64_t value)
 {
 	const int rc = check_stream(space, fence);
 
-	return rc ? rc : space->ops->stream_wait(space, stream, &space->kvb->fences[fence], value);
+	return rc ? rc : space->ops->stream_wait(space, stream, fence, value);
 }

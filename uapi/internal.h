@@ -97,6 +97,7 @@ struct kvb_space {
 	void *reserved; /* host: whole reservation; base is aligned in it */
 	uint64_t reserved_bytes;
 	struct cuda_client *cuda; /* cuda: the driver's side of it */
+	bool fences_known;        /* cuda: its streams can reach the fence words */
 	struct kvb_slot *slot;
 };
 
@@ -116,11 +117,10 @@ struct kvb_space_ops {
 	/* Bytes of mapped pages, by address. */
 	int (*write)(struct kvb_space *s, char *at, const void *from, size_t bytes);
 	int (*read)(struct kvb_space *s, const char *at, void *to, size_t bytes);
-	/* A stream of the device writes a fence word, or waits for it. NULL: it has no streams. */
-	int (*stream_write)(struct kvb_space *s, void *stream, struct kvb_fence *word,
-			    uint64_t value);
-	int (*stream_wait)(struct kvb_space *s, void *stream, struct kvb_fence *word,
-			   uint64_t value);
+	/* A stream of the device sets fence word `fence`, or waits for it. NULL: it has no streams.
+	 */
+	int (*stream_write)(struct kvb_space *s, void *stream, uint32_t fence, uint64_t value);
+	int (*stream_wait)(struct kvb_space *s, void *stream, uint32_t fence, uint64_t value);
 };
 
 struct kvb_region_map {

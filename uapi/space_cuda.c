@@ -42,8 +42,8 @@ static int fail_open(struct kvb_space *s, int err)
 				cuda_load_error());
 	case ENODEV:
 		return kvb_fail(s->kvb, err,
-				"this process has no cuda:%u: %s (CUDA_VISIBLE_DEVICES renumbers "
-				"GPUs)",
+				"this process does not see the broker's cuda:%u: %s (does "
+				"CUDA_VISIBLE_DEVICES leave it out?)",
 				s->device, cuda_error_last());
 	case EXDEV:
 		return kvb_fail(s->kvb, err,
@@ -56,11 +56,22 @@ static int fail_open(struct kvb_space *s, int err)
 	}
 }
 
+/* The GPU the broker means, whatever its number here. A broker that does not know says zeroes. */
+static int open_device(struct kvb_space *s)
+{
+	const struct cu_uuid none = { { 0 } };
+	struct cu_uuid uuid;
+
+	memcpy(&uuid, s->device_uuid, sizeof(uuid));
+	return memcmp(&uuid, &none, sizeof(uuid)) ? cuda_client_open_uuid(&uuid, &s->cuda)
+						  : cuda_client_open(s->device, &s->cuda);
+}
+
 static int cuda_reserve(struct kvb_space *s)
 {
 	const uint64_t bytes = s->regions * s->region_bytes;
 	uint64_t address;
-	int rc = cuda_client_open(s->device, &s->cuda);
+	int rc = open_device(s);
 
 	if (rc)
 		return fail_open(s, rc);
@@ -154,6 +165,51 @@ static int cuda_read(struct kvb_space *s, const char *at, void *to, size_t bytes
 	return copied(s, cuda_client_copy_from(s->cuda, to, address_of(at), bytes));
 }
 
+/* ---- streams ------------------------------------------------------------------------------- */
+
+static int fence_done(struct kvb_space *s, int rc, const char *what)
+{
+	return rc ? kvb_fail(s->kvb, rc, "cannot %s of cuda:%u: %s (%s)", what, s->device,
+			     cuda_error_last(), strerror(-rc))
+		  : 0;
+}
+
+/* With the first use: most engines never have a stream wait. */
+static int make_known(struct kvb_space *s)
+{
+	int rc;
+
+	if (s->fences_known)
+		return 0;
+	rc = cuda_client_fences_register(s->cuda, s->kvb->fences, KVB_FENCES,
+					 sizeof(struct kvb_fence));
+	if (rc == -ENOENT || rc == -ENOSYS)
+		return kvb_fail(s->kvb, rc, "no fences on cuda:%u: %s", s->device,
+				cuda_load_streams_error());
+	if (rc)
+		return fence_done(s, rc, "register the fence words with the driver");
+	s->fences_known = true;
+	return 0;
+}
+
+static int cuda_stream_write(struct kvb_space *s, void *stream, uint32_t fence, uint64_t value)
+{
+	const int rc = make_known(s);
+
+	return rc ? rc
+		  : fence_done(s, cuda_client_stream_write(s->cuda, stream, fence, value),
+			       "put a fence into a stream");
+}
+
+static int cuda_stream_wait(struct kvb_space *s, void *stream, uint32_t fence, uint64_t value)
+{
+	const int rc = make_known(s);
+
+	return rc ? rc
+		  : fence_done(s, cuda_client_stream_wait(s->cuda, stream, fence, value),
+			       "put a wait into a stream");
+}
+
 const struct kvb_space_ops kvb_space_cuda = {
 	.reserve = cuda_reserve,
 	.finish = cuda_finish,
@@ -161,4 +217,6 @@ const struct kvb_space_ops kvb_space_cuda = {
 	.unmap = cuda_unmap,
 	.write = cuda_write,
 	.read = cuda_read,
+	.stream_write = cuda_stream_write,
+	.stream_wait = cuda_stream_wait,
 };

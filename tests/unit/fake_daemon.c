@@ -132,7 +132,7 @@ void fake_grant(struct fake *f, uint32_t slot)
 				      .seq = ++f->grant_seq };
 	for (uint32_t r = 0; r < f->space.regions; r++) {
 		if (f->slab_fd[slot][r] < 0)
-			f->slab_fd[slot][r] = memfd_of("slab", FAKE_HANDLE_BYTES);
+			f->slab_fd[slot][r] = memfd_of("slab", f->handle_bytes);
 		m.g.entries[r] = (struct kvb_grant_entry){ slot, r };
 	}
 	fake_send(f, &m, KVB_MSG_GRANT, sizeof(m.g) + m.g.count * sizeof(m.g.entries[0]),
@@ -241,11 +241,11 @@ static void fake_space_open(struct fake *f, const struct kvb_msg_space_open *ope
 {
 	struct kvb_msg_space_reply reply = {
 		.space = FAKE_SPACE,
-		.pages_per_slab = FAKE_HANDLE_BYTES / (uint32_t)open->stride_bytes,
+		.pages_per_slab = (uint32_t)(f->handle_bytes / open->stride_bytes),
 		.handles_per_region = 1,
 		.slots = FAKE_SLOTS,
-		.handle_bytes = FAKE_HANDLE_BYTES,
-		.region_bytes = FAKE_SLOTS * FAKE_HANDLE_BYTES,
+		.handle_bytes = f->handle_bytes,
+		.region_bytes = FAKE_SLOTS * f->handle_bytes,
 		.tiers = f->tiers,
 	};
 
@@ -393,7 +393,12 @@ static void *fake_main(void *arg)
 void fake_init(struct fake *f)
 {
 	*f = (struct fake){
-		.fd = -1, .listen_fd = -1, .doorbell = -1, .handshake_fds = 4, .pages_max = 1u << 20
+		.fd = -1,
+		.listen_fd = -1,
+		.doorbell = -1,
+		.handshake_fds = 4,
+		.pages_max = 1u << 20,
+		.handle_bytes = FAKE_HANDLE_BYTES,
 	};
 	for (unsigned s = 0; s < FAKE_SLOTS; s++)
 		for (unsigned r = 0; r < KVB_REGIONS_MAX; r++)

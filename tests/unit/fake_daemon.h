@@ -34,6 +34,7 @@ struct fake {
 	uint64_t delay_ns;      /* before each completion */
 	uint32_t pages_max;     /* ALLOC gives up to so many pages in all */
 	unsigned handshake_fds; /* fds to send; 4 */
+	uint64_t handle_bytes;  /* FAKE_HANDLE_BYTES */
 	uint64_t tiers;         /* of the space */
 	uint8_t device_uuid[16];
 	/* Spoils what answers HELLO. */
