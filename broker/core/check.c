@@ -150,6 +150,8 @@ static int check_slab(const struct core *c, struct report *r, unsigned index)
 	     "slab %u: live bit", index);
 	if (slab->state == CORE_SLAB_CREATING)
 		return 0;
+	MUST(r, slab->state != CORE_SLAB_LIVE || !c->h->device[s->device].draining,
+	     "slab %u: live on a device that is drained", index);
 	for (uint32_t i = 0; i < slab->pages; i++) {
 		if (check_page(c, r, slab->base + i, &t))
 			return -EUCLEAN;

@@ -92,6 +92,11 @@ bool core_work(struct core *c, uint32_t units);
 int core_device_add(struct core *c, uint32_t kind, uint32_t ordinal, const char *name,
 		    uint64_t capacity_bytes, uint64_t handle_bytes); /* index, -EEXIST, -ENOSPC */
 int core_device_find(const struct core *c, uint32_t kind, uint32_t ordinal); /* index or -ENODEV */
+/*
+ * Revokes every slab of a device and makes no more until drain is false again. It is empty when
+ * granted_bytes is 0. What is below stays there.
+ */
+void core_device_drain(struct core *c, unsigned device, bool drain);
 
 struct core_tenant_spec {
 	char name[KVB_NAME_BYTES];
@@ -122,7 +127,20 @@ void core_client_close(struct core *c, unsigned client);
 /* Its process is gone (after core_client_close): what it held goes back in core_work() slices. */
 void core_client_dead(struct core *c, unsigned client);
 
+struct core_space_spec {
+	uint32_t kind; /* of the device */
+	uint32_t ordinal;
+	uint32_t regions;
+	uint32_t ranks; /* 0 and 1: no group; then group and rank are 0 */
+	uint32_t rank;
+	uint64_t stride_bytes;
+	uint64_t tag;
+	uint64_t group;
+};
+
 /* Joins (or makes) a space. Returns the client's handle for it, or -EINVAL -ENODEV -ENOSPC. */
+int core_space_join(struct core *c, unsigned client, const struct core_space_spec *spec);
+/* The same, without a group. */
 int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
 		    uint32_t regions, uint64_t stride_bytes, uint64_t tag);
 int core_space_close(struct core *c, unsigned client,

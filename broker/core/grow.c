@@ -191,6 +191,10 @@ int core_space_add_slabs(struct core *c, struct core_space *s, uint32_t slabs,
 	uint32_t n = 0;
 	int r = 0;
 
+	if (c->h->device[s->device].draining) {
+		c->tenants[s->tenant].refusals++;
+		return -ENOSPC;
+	}
 	for (; n < slabs && s->slabs < s->slots; n++) {
 		int slab;
 
@@ -218,6 +222,17 @@ int core_space_grow(struct core *c, struct core_member *m, uint32_t slabs,
 		    uint64_t slots[CORE_SLOT_WORDS])
 {
 	return core_space_add_slabs(c, &c->spaces[m->space], slabs, slots);
+}
+
+void core_device_drain(struct core *c, unsigned device, bool drain)
+{
+	c->h->device[device].draining = drain;
+	for (unsigned i = 0; drain && i < c->h->limits.slabs; i++) {
+		struct core_slab *slab = &c->slabs[i];
+
+		if (slab->state == CORE_SLAB_LIVE && c->spaces[slab->space].device == device)
+			core_slab_revoke(c, slab, c->revoke_grace_ns);
+	}
 }
 
 void core_budget_converge(struct core *c, unsigned tenant, unsigned device)

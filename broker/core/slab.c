@@ -127,7 +127,9 @@ void core_slab_created(struct core *c, unsigned index)
 	c->h->n.grants++;
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next)
 		core_member_kick(c, &c->members[i]);
-	/* max may have been lowered since it was asked for */
+	/* much may have changed since it was asked for */
+	if (c->h->device[s->device].draining)
+		core_slab_revoke(c, slab, c->revoke_grace_ns);
 	core_budget_converge(c, s->tenant, s->device);
 }
 

@@ -65,6 +65,7 @@ enum core_page_state {
 #define CORE_PAGE_ABOVE (1u << 8)    /* in a lower tier: the copy of a page above; first to go */
 #define CORE_PAGE_RIPE (1u << 9)     /* on its space's list of what goes next */
 #define CORE_PAGE_FAILED (1u << 10)  /* its bytes did not arrive: it goes with its last lease */
+#define CORE_PAGE_PENDING (1u << 11) /* of a group of which not every rank has the key: a miss */
 
 /* One cache line, so that a lookup touches an index line and this. */
 struct core_page {
@@ -153,6 +154,9 @@ struct core_space {
 	uint32_t regions;
 	uint64_t stride_bytes;
 	uint64_t tag;
+	uint64_t group; /* group.c */
+	uint32_t ranks; /* of the group; 1: none. Lower tiers: of the space above */
+	uint32_t rank;
 	uint64_t handle_bytes;
 	uint32_t handles_per_region;
 	uint32_t pages_per_slab;
@@ -193,7 +197,7 @@ struct core_device {
 	uint8_t state;
 	uint8_t below;       /* device index of its arena; CORE_DEVICE_NONE_BELOW */
 	uint8_t below_ready; /* transfers between the two can be made now */
-	uint8_t resv;
+	uint8_t draining;    /* an operator empties it: no slab is made or stays */
 	uint32_t kind; /* enum kvb_device_kind */
 	uint32_t ordinal;
 	uint32_t slabs;

@@ -272,6 +272,37 @@ START_TEST(revoked_slab_drains_cached_pages_in_slices)
 }
 END_TEST
 
+/* Slabs that are there, and one that is being made, go; what a client holds waits for it. */
+START_TEST(drained_device_is_emptied_and_makes_no_slab)
+{
+	kvb_page_t page;
+	uint32_t busy;
+
+	fixture_start(&f, NULL, 8);
+	struct core_member *m = fixture_member(&f, 2);
+	fixture_alloc(&f, m, 1, &page);
+	ck_assert_int_eq(core_space_grow(&f.c, m, 1, NULL), 1);
+	core_device_drain(&f.c, 0, true);
+	ck_assert_int_eq(core_space_grow(&f.c, m, 1, NULL), -ENOSPC);
+	fixture_settle(&f);
+	fixture_check(&f);
+	ck_assert_uint_eq(f.c.h->device[0].granted_bytes, 2 * HANDLE_BYTES);
+	for (unsigned slot = 0; slot < 2; slot++)
+		(void)core_reclaim_ack(&f.c, m, slot, &busy);
+	fixture_settle(&f);
+	ck_assert_uint_eq(f.c.h->device[0].granted_bytes, HANDLE_BYTES);
+	assert_batch(core_free(&f.c, m, &page, 1), 1, 0);
+	ck_assert_int_eq(core_reclaim_ack(&f.c, m, KVB_PAGE_ID(page) / 8, &busy), 0);
+	fixture_settle(&f);
+	ck_assert_uint_eq(f.c.h->device[0].granted_bytes, 0);
+	ck_assert_int_eq(core_space_grow(&f.c, m, 1, NULL), -ENOSPC);
+	core_device_drain(&f.c, 0, false);
+	fixture_grow(&f, m, 1);
+	fixture_alloc(&f, m, 1, &page);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(shrink_takes_the_emptiest_first)
 {
 	kvb_page_t page[24];
@@ -369,6 +400,7 @@ static const struct suite_case cases[] = {
 	{ &page_ids_of_tiny_pages_fit_32_bits },
 	{ &revoked_slab_is_walked_once },
 	{ &revoked_slab_drains_cached_pages_in_slices },
+	{ &drained_device_is_emptied_and_makes_no_slab },
 	{ &shrink_takes_the_emptiest_first },
 	{ &overdue_after_the_deadline_and_extended },
 	{ &fault_085_memory_mapped_by_anybody_is_not_taken_back },
