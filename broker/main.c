@@ -2,12 +2,14 @@
 
 /*
  * kvbrokerd: options, start, the wheel, stop. The same binary, started by itself with --owner, is
- * the process that keeps the memory of one GPU; see broker/owner/owner.h.
+ * the process that keeps the memory of one GPU, and with --mover the one that copies between a
+ * device and host memory; see broker/owner/owner.h and broker/mover/mover.h.
  *
  * Exit status: 0 stopped as asked, 1 could not start or broke, 2 wrong command line.
  */
 
 #include "broker/io/options.h"
+#include "broker/mover/mover.h"
 #include "broker/owner/owner.h"
 
 /* Large, and one a process: not on the stack. */
@@ -16,17 +18,20 @@ static struct server server;
 
 int main(int argc, char **argv)
 {
-	uint32_t ordinal;
+	struct server_device_config device;
 	int error;
 
-	switch (options_parse(argc, argv, &config, &ordinal)) {
+	switch (options_parse(argc, argv, &config, &device)) {
 	case OPTIONS_EXIT:
 		return 0;
 	case OPTIONS_WRONG:
 		return 2;
 	case OPTIONS_OWNER:
 		log_init(config.log_level);
-		return owner_main(ordinal);
+		return owner_main(device.ordinal);
+	case OPTIONS_MOVER:
+		log_init(config.log_level);
+		return mover_main(device.kind, device.ordinal);
 	case OPTIONS_RUN:
 		break;
 	}

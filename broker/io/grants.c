@@ -12,6 +12,8 @@
  * mapped with the answer to the last. A revocation is not told before the answer to the grant of
  * the same slab, so a client never hears of the end of what it has not seen begin.
  *
+ * Slabs of arenas, and what the mover of a device has of its slabs, are tiers.c's.
+ *
  * What finds no room (no CQE slot, no room for fds in flight in the kernel) is put off for
  * GRANTS_RETRY_NS: the client that does not reap costs a look every so often, no spinning.
  */
@@ -24,6 +26,7 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
+#include "broker/io/tiers.h"
 #include "broker/io/worker.h"
 
 #define GRANTS_RETRY_NS 5000000ull
@@ -104,6 +107,14 @@ static bool bit_is_set(const uint64_t *bits, unsigned i)
 
 /* ---- the device ---------------------------------------------------------------------------- */
 
+/* Its memory is an arena's: there are no handles, and no client is sent any. */
+static bool grants_is_lower(const struct server *s, unsigned index)
+{
+	const struct core_space *space = &s->core.spaces[s->core.slabs[index].space];
+
+	return s->core.h->device[space->device].kind == CORE_KIND_ARENA;
+}
+
 static void grants_create(struct server *s, unsigned index)
 {
 	const struct core_space *space = &s->core.spaces[s->core.slabs[index].space];
@@ -118,7 +129,7 @@ static void grants_create(struct server *s, unsigned index)
 		core_slab_failed(&s->core, index);
 }
 
-static void grants_close(struct server *s, unsigned index)
+void grants_slab_given_up(struct server *s, unsigned index)
 {
 	const struct core_space *space = &s->core.spaces[s->core.slabs[index].space];
 	struct grants_slab *g = &s->grants->slab[index];
@@ -162,6 +173,7 @@ void grants_worker_done(struct server *s)
 				.token = job.token,
 			};
 			core_slab_created(&s->core, job.slab);
+			tiers_slab_created(s, job.slab);
 		}
 	}
 }
@@ -411,10 +423,14 @@ void grants_turn(struct server *s)
 	unsigned slab;
 
 	while ((slab = core_next_slab(&s->core)) != CORE_NONE16) {
-		if (s->core.slabs[slab].state == CORE_SLAB_CREATING)
+		if (s->core.slabs[slab].state != CORE_SLAB_CREATING) {
+			if (tiers_slab_close(s, slab))
+				grants_slab_given_up(s, slab);
+		} else if (grants_is_lower(s, slab)) {
+			tiers_slab_create(s, slab);
+		} else {
 			grants_create(s, slab);
-		else
-			grants_close(s, slab);
+		}
 	}
 	if (s->now_ns >= s->grants->retry_ns)
 		grants_retry(s);

@@ -24,6 +24,7 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
+#include "cuda_driver/gpu.h"
 
 #define MESSAGE_BATCH 8 /* of one session a turn */
 #define MESSAGE_FDS_MAX                                                                            \
@@ -164,7 +165,8 @@ static int hello_reply(struct session *ss, const struct kvb_msg_hello *msg)
 		       .length = sizeof(reply) },
 		.version = KVB_ABI_VERSION,
 		.client = ss->client,
-		.features = msg->features & (KVB_FEAT_ALL & ~KVB_FEAT_LOWER_TIER),
+		.features = msg->features &
+			    (s->tiers ? KVB_FEAT_ALL : KVB_FEAT_ALL & ~KVB_FEAT_LOWER_TIER),
 		.boot_id = s->boot_id,
 		.leases_max = s->core.clients[ss->client].leases_max,
 	};
@@ -294,8 +296,15 @@ static int space_reply(struct session *ss, uint32_t handle)
 		.slots = space->slots,
 		.handle_bytes = space->handle_bytes,
 		.region_bytes = space->slots * space->handles_per_region * space->handle_bytes,
+		.tiers = 1u << KVB_TIER_DEVICE,
 	};
+	struct gpu_device *device = ss->server->device[space->device];
+	struct gpu_info info;
 
+	if (space->below != CORE_NONE16)
+		reply.tiers |= 1u << KVB_TIER_HOST;
+	device->ops->info(device, &info);
+	memcpy(reply.device_uuid, info.uuid, sizeof(reply.device_uuid));
 	return message_answer(ss, &reply, sizeof(reply), NULL, 0);
 }
 

@@ -19,6 +19,7 @@
 
 #include "broker/io/options.h"
 #include "broker/io/size.h"
+#include "broker/mover/wire.h"
 #include "broker/policy/policy.h"
 #include "cuda_driver/gpu.h"
 #include "numa/placement.h"
@@ -28,10 +29,14 @@
 #define PAGES_MIN (1u << 20)
 #define PAGE_BYTES_SMALL (16ull << 10) /* tables are sized for pages of this size */
 #define PAGES_MAX (1u << 30)
+#define PAGES_TIER_MAX (8u << 20) /* no more than that for the sake of a tier */
+#define TIER_PAGE_BYTES (64ull << 10)
+#define TIER_SPACES 128u /* each has another below it */
+#define MOVER_SUMS_MAX 16u
 
 struct options {
 	struct server_config *cfg;
-	const char *owner;                      /* of what, as given */
+	const char *owner, *mover;              /* of what, as given */
 	const char *tenant[SERVER_TENANTS_MAX]; /* as given */
 	unsigned tenants;
 	bool per_uid_given;
@@ -46,6 +51,11 @@ static const char options_help[] =
 	"  --device cuda:N=SIZE       serve SIZE of the memory of a GPU; --device may be given "
 	"for\n"
 	"                             several nodes and GPUs\n"
+	"  --host-tier SIZE           keep pages that devices have no room for in SIZE of DRAM, "
+	"in\n"
+	"                             all, next to the devices; default 0: there is none\n"
+	"  --mover-sums N             threads for each device that checksum what is kept there;\n"
+	"                             default 2; 0: it is not verified\n"
 	"  --tenant NAME[,KEY=VALUE]  a budget: min= high= max= (sizes, or % of the device), "
 	"weight=\n"
 	"                             (1 to 1000), uid= (number or name), device=host:NODE or\n"
@@ -57,7 +67,8 @@ static const char options_help[] =
 	"  --state-dir DIR            lock and stats segment; default /run/kvbroker/state\n"
 	"  --policy NAME              who is evicted first; default lru\n"
 	"  --max-pages N              default: one for each 16 KiB of the devices, at least "
-	"1048576\n"
+	"1048576,\n"
+	"                             and one for each 64 KiB of the host tier\n"
 	"  --max-clients N            default 512\n"
 	"  --max-leases N             default: as many as pages\n"
 	"  --clients-per-uid N        default: three quarters of --max-clients\n"
@@ -68,9 +79,9 @@ static const char options_help[] =
 	"  --revoke-grace MS          how long `extend` adds each time; default 1000\n"
 	"  --attach-deadline MS       for a connection to say HELLO; default 5000\n"
 	"  --drain MS                 after SIGTERM, for clients to leave; default 5000\n"
-	"  --owner-deadline MS        for a request to the process that keeps a GPU's memory; "
-	"default\n"
-	"                             5000\n"
+	"  --owner-deadline MS        for a request to the processes that keep a GPU's memory and "
+	"copy\n"
+	"                             it; default 5000\n"
 	"  --spin-us N                how long an idle ring stays polled; default 50\n"
 	"  --io auto|uring|epoll      where events come from; default auto\n"
 	"  --no-huge-pages            do not ask for huge pages for the tables\n"
@@ -328,6 +339,9 @@ enum option_id {
 	OPT_SPIN,
 	OPT_OWNER_DEADLINE,
 	OPT_OWNER,
+	OPT_MOVER,
+	OPT_HOST_TIER,
+	OPT_MOVER_SUMS,
 	OPT_IO,
 	OPT_NO_HUGE_PAGES,
 	OPT_FOREGROUND,
@@ -355,6 +369,9 @@ static const struct option options_long[] = {
 	{ "spin-us", required_argument, NULL, OPT_SPIN },
 	{ "owner-deadline", required_argument, NULL, OPT_OWNER_DEADLINE },
 	{ "owner", required_argument, NULL, OPT_OWNER },
+	{ "mover", required_argument, NULL, OPT_MOVER },
+	{ "host-tier", required_argument, NULL, OPT_HOST_TIER },
+	{ "mover-sums", required_argument, NULL, OPT_MOVER_SUMS },
 	{ "io", required_argument, NULL, OPT_IO },
 	{ "no-huge-pages", no_argument, NULL, OPT_NO_HUGE_PAGES },
 	{ "foreground", no_argument, NULL, OPT_FOREGROUND },
@@ -395,6 +412,13 @@ static int parse_policy(const char *text, const char **ret)
 	return 0;
 }
 
+static int parse_tier(const char *text, uint64_t *ret)
+{
+	if (size_parse(text, 0, ret) || (*ret && *ret < GPU_HANDLE_BYTES_MIN))
+		return complain("--host-tier: '%s' is not a size of 2M or more (4G), or 0", text);
+	return 0;
+}
+
 /* Options that say how much. */
 static int option_amount(struct options *o, int option, const char *arg)
 {
@@ -418,6 +442,10 @@ static int option_amount(struct options *o, int option, const char *arg)
 		return parse_scaled("--drain", arg, 0, MS_NS, &cfg->drain_ns);
 	case OPT_SPIN:
 		return parse_scaled("--spin-us", arg, 0, US_NS, &cfg->spin_ns);
+	case OPT_HOST_TIER:
+		return parse_tier(arg, &cfg->tier_bytes);
+	case OPT_MOVER_SUMS:
+		return parse_u32("--mover-sums", arg, 0, MOVER_SUMS_MAX, &cfg->mover_sums);
 	case OPT_OWNER_DEADLINE:
 		return parse_scaled("--owner-deadline", arg, 1, MS_NS, &cfg->owner_deadline_ns);
 	default:
@@ -470,11 +498,25 @@ static int option_take(struct options *o, int option, char *arg)
 	case OPT_OWNER:
 		o->owner = arg;
 		return 0;
+	case OPT_MOVER:
+		o->mover = arg;
+		return 0;
 	case OPT_FOREGROUND:
 		return 0;
 	default:
 		return option_amount(o, option, arg);
 	}
+}
+
+/* Pages of a tier come on top, and are never leased. */
+static void options_settle_pages(struct server_config *cfg, uint32_t of_devices)
+{
+	uint64_t more = cfg->tier_bytes / TIER_PAGE_BYTES;
+	uint32_t room = of_devices < PAGES_TIER_MAX ? PAGES_TIER_MAX - of_devices : 0;
+
+	cfg->limits.pages = of_devices + (more < room ? (uint32_t)more : room);
+	if (!cfg->limits.leases)
+		cfg->limits.leases = of_devices;
 }
 
 /* What depends on several options. */
@@ -489,9 +531,13 @@ static int options_settle(struct options *o)
 	for (unsigned i = 0; i < cfg->devices; i++)
 		pages += cfg->device[i].capacity_bytes / PAGE_BYTES_SMALL;
 	if (!cfg->limits.pages)
-		cfg->limits.pages = pages < PAGES_MIN   ? PAGES_MIN
-				    : pages > PAGES_MAX ? PAGES_MAX
-							: (uint32_t)pages;
+		options_settle_pages(cfg, pages < PAGES_MIN   ? PAGES_MIN
+					  : pages > PAGES_MAX ? PAGES_MAX
+							      : (uint32_t)pages);
+	if (cfg->tier_bytes) {
+		cfg->limits.spaces = TIER_SPACES;
+		cfg->limits.transfers = MOVER_RING_ENTRIES;
+	}
 	if (!o->per_uid_given)
 		cfg->clients_per_uid = (cfg->limits.clients * 3 + 3) / 4;
 	for (unsigned i = 0; i < o->tenants; i++) {
@@ -501,18 +547,21 @@ static int options_settle(struct options *o)
 	return 0;
 }
 
-/* The daemon itself gives this one, and nothing beside it but how much to say. */
-static int options_owner(const char *text, uint32_t *ret_ordinal)
+/* The daemon itself gives one of these, and nothing beside it but how much to say. */
+static int options_process(const struct options *o, struct server_device_config *ret)
 {
-	uint32_t kind;
+	const char *option = o->owner ? "--owner" : "--mover";
+	const char *text = o->owner ? o->owner : o->mover;
 
-	if (parse_device_name("--owner", text, text + strlen(text), &kind, ret_ordinal))
+	if (parse_device_name(option, text, text + strlen(text), &ret->kind, &ret->ordinal))
 		return -EINVAL;
-	return kind == KVB_DEVICE_CUDA ? 0 : complain("--owner %s: not a GPU (cuda:N)", text);
+	if (o->owner && ret->kind != KVB_DEVICE_CUDA)
+		return complain("--owner %s: not a GPU (cuda:N)", text);
+	return 0;
 }
 
 enum options_verdict options_parse(int argc, char **argv, struct server_config *ret,
-				   uint32_t *ret_ordinal)
+				   struct server_device_config *ret_device)
 {
 	struct options o = { .cfg = ret };
 	int option;
@@ -528,6 +577,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.drain_ns = 5000 * MS_NS,
 		.spin_ns = 50 * US_NS,
 		.owner_deadline_ns = 5000 * MS_NS,
+		.mover_sums = 2,
 		.log_level = LOG_LEVEL_INFO,
 		.admins_max = 32,
 		.socket_mode = 0660,
@@ -556,7 +606,9 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		complain("%s: an argument without an option (see --help)", argv[optind]);
 		return OPTIONS_WRONG;
 	}
-	if (o.owner)
-		return options_owner(o.owner, ret_ordinal) ? OPTIONS_WRONG : OPTIONS_OWNER;
+	if ((o.owner || o.mover) && options_process(&o, ret_device))
+		return OPTIONS_WRONG;
+	if (o.owner || o.mover)
+		return o.owner ? OPTIONS_OWNER : OPTIONS_MOVER;
 	return options_settle(&o) ? OPTIONS_WRONG : OPTIONS_RUN;
 }

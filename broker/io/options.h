@@ -10,10 +10,11 @@
 enum options_verdict {
 	OPTIONS_RUN,
 	OPTIONS_OWNER, /* to be the owner of a GPU */
+	OPTIONS_MOVER, /* to be the mover of a device */
 	OPTIONS_EXIT,  /* --help, --version: said, all done */
 	OPTIONS_WRONG, /* said why on stderr; exit status 2 */
 };
 
-/* OPTIONS_OWNER: only the log level of ret is of use, and ret_ordinal. */
+/* OPTIONS_OWNER, OPTIONS_MOVER: only the log level of ret is of use, and the device. */
 enum options_verdict options_parse(int argc, char **argv, struct server_config *ret,
-				   uint32_t *ret_ordinal);
+				   struct server_device_config *ret_device);

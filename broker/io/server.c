@@ -28,6 +28,7 @@
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
 #include "broker/io/start.h"
+#include "broker/io/tiers.h"
 #include "broker/io/worker.h"
 
 #define SERVER_WORK_UNITS 256u /* of core_work() a turn */
@@ -124,9 +125,11 @@ static int server_start_loop(struct server *s)
 	int error;
 
 	s->sessions_max = s->cfg.limits.clients + s->cfg.admins_max + SERVER_SESSIONS_SPARE;
-	/* Three sources an engine; the listener, the signals and the worker besides. */
-	error = server_step(loop_new(s->cfg.engine, 3 * s->sessions_max + 8, &s->loop),
-			    "event loop");
+	/* Three sources an engine, three a mover, one an arena; the listener, the signals and the
+	 * worker besides. */
+	error = server_step(
+		loop_new(s->cfg.engine, 3 * s->sessions_max + 4 * CORE_DEVICES_MAX + 8, &s->loop),
+		"event loop");
 	if (error == 0)
 		error = server_step(
 			loop_add(s->loop, &s->signals, s->signal_fd, LOOP_IN, server_signal_ready),
@@ -146,14 +149,13 @@ static void server_say_ready(const struct server *s)
 {
 	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < CORE_DEVICES_MAX; i++)
+	for (unsigned i = 0; i < s->cfg.devices; i++)
 		bytes += s->core.h->device[i].capacity_bytes;
-	log_info("ready: kvbrokerd %s, socket %s, %u devices of %s together, policy %s, events by "
-		 "%s, "
-		 "tables %s on %s pages",
-		 KVB_VERSION, s->cfg.socket, s->cfg.devices, core_size(bytes).text, s->cfg.policy,
-		 loop_engine_name(s->loop), core_size(s->state_bytes).text,
-		 s->state_huge ? "huge" : "small");
+	log_info("ready: kvbrokerd %s, socket %s, %u devices of %s together, host tier of %s, "
+		 "policy %s, events by %s, tables %s on %s pages",
+		 KVB_VERSION, s->cfg.socket, s->cfg.devices, core_size(bytes).text,
+		 core_size(s->cfg.tier_bytes).text, s->cfg.policy, loop_engine_name(s->loop),
+		 core_size(s->state_bytes).text, s->state_huge ? "huge" : "small");
 	sd_notifyf(0, "READY=1\nSTATUS=serving %u devices", s->cfg.devices);
 }
 
@@ -196,6 +198,8 @@ int server_start(struct server *s, const struct server_config *cfg)
 	if (error == 0)
 		error = server_step(grants_new(s), "grants");
 	if (error == 0)
+		error = server_step(tiers_new(s), "host tier");
+	if (error == 0)
 		error = server_step(stats_open(s), "stats segment");
 	if (error == 0)
 		error = listener_open(s);
@@ -216,6 +220,7 @@ void server_finish(struct server *s)
 	}
 	if (s->stats)
 		stats_close(s);
+	tiers_free(s);
 	grants_free(s);
 	if (s->loop) {
 		loop_del(s->loop, &s->signals);
@@ -325,6 +330,7 @@ static bool server_spin(struct server *s)
 	bool did = false;
 
 	for (unsigned i = 0; i < SERVER_SPINS && s->hot_count && !server_has_chores(s); i++) {
+		did |= tiers_poll(s);
 		did |= ring_turn(s);
 	}
 	return did;
@@ -340,6 +346,8 @@ static bool server_turn(struct server *s)
 	if (core_work(&s->core, SERVER_WORK_UNITS))
 		busy = true;
 	grants_turn(s);
+	if (tiers_turn(s))
+		busy = true;
 	session_turn(s);
 	s->turns++;
 	return busy || s->core.h->clients_reaping;
@@ -357,6 +365,7 @@ static uint64_t server_rest_ns(const struct server *s)
 
 	next = earlier(next, earlier(listener_next_ns(s), grants_next_ns(s)));
 	next = earlier(next, earlier(s->overdue_ns, s->settle_ns));
+	next = earlier(next, tiers_next_ns(s));
 	if (s->draining)
 		next = earlier(next, s->drain_until_ns);
 	if (s->watchdog_ns)
@@ -371,8 +380,11 @@ static int server_sleep(struct server *s)
 	uint64_t rest = server_rest_ns(s);
 	int n;
 
+	if (!tiers_arm(s))
+		rest = 0;
 	s->sleeps++;
 	n = loop_run(s->loop, rest);
+	tiers_disarm(s);
 	s->looked_ns = s->now_ns;
 	if (n > 0) {
 		s->settle_ns = s->now_ns + SERVER_SETTLE_NS;
@@ -404,7 +416,7 @@ int server_run(struct server *s)
 		server_timers(s, busy);
 		if (s->stop)
 			break;
-		if (busy || s->hot_count)
+		if (busy || s->hot_count || tiers_hot(s))
 			n = server_look(s);
 		else
 			n = server_sleep(s);

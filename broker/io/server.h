@@ -5,13 +5,15 @@
  * The daemon's running state: one core, one loop, the sessions of its peers.
  *
  * Data flow: loop -> session (socket messages) or ring (SQEs) -> ops (argument checks) -> core ->
- * decision -> ring (CQE), grants (slab memory), worker (device). server_run() turns the wheel:
+ * decision -> ring (CQE), grants (slab memory), worker (device), tiers (copies). server_run() turns
+ * the wheel:
  *
- *      turn:  time -> rings that are polled, a budget each -> core_work() slice -> grants ->
- *             sockets, deaths, timers if the loop has any -> again, or sleep
+ *      turn:  time -> rings that are polled, a budget each -> core_work() slice -> grants -> tiers
+ *             -> sockets, deaths, timers if the loop has any -> again, or sleep
  *
  * It sleeps only when no ring is polled (each idle ring has NEED_DOORBELL set and re-checked) and
- * the core has no work left. One thread; those of the device worker (worker.h) are the only others.
+ * the core has no work left. One thread; those of the device worker (worker.h) and those that fill
+ * arenas (numa/arena.h) are the only others.
  */
 
 #include <signal.h>
@@ -27,6 +29,7 @@ struct worker;
 struct gpu_device;
 struct stats;
 struct admin_conn;
+struct tiers;
 
 #define SERVER_DEVICES_MAX CORE_DEVICES_MAX
 #define SERVER_TENANTS_MAX 256u
@@ -50,7 +53,9 @@ struct server_config {
 	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
 	uint64_t drain_ns;           /* SIGTERM: how long clients have to finish */
 	uint64_t spin_ns;            /* how long an idle ring stays polled; default 50 us */
-	uint64_t owner_deadline_ns;  /* for a request to the owner of a GPU */
+	uint64_t owner_deadline_ns;  /* for a request to the owner or the mover of a device */
+	uint64_t tier_bytes;         /* host tier, all nodes together; 0: none */
+	uint32_t mover_sums;         /* threads of a mover that checksum; 0: nobody does */
 	enum log_level log_level;
 	uint32_t clients_per_uid;
 	uint32_t admins_max;
@@ -62,6 +67,13 @@ struct server_config {
 	struct server_device_config device[SERVER_DEVICES_MAX];
 	unsigned tenants;
 	struct core_tenant_spec tenant[SERVER_TENANTS_MAX];
+};
+
+/* The host tier's share of a node; see start.c. */
+struct server_tier_share {
+	uint32_t node;
+	uint32_t devices; /* near to it */
+	uint64_t bytes;
 };
 
 enum session_state {
@@ -131,6 +143,10 @@ struct server {
 	struct worker *worker;
 	struct gpu_device
 		*device[SERVER_DEVICES_MAX]; /* in the order of cfg.device, and the core */
+	struct server_tier_share share[SERVER_DEVICES_MAX];
+	unsigned shares;
+	uint8_t share_of[SERVER_DEVICES_MAX]; /* by device */
+	struct tiers *tiers;                  /* tiers.h; NULL: nothing is below the devices */
 	struct stats *stats;
 	struct session *sessions;
 	uint32_t sessions_max;
@@ -226,5 +242,7 @@ void grants_space_closed(struct session *ss, uint32_t handle);
 void grants_turn(struct server *s);
 int grants_ack(struct session *ss, const struct kvb_msg_grant_ack *ack); /* -EPROTO */
 void grants_worker_done(struct server *s);                               /* results of the worker */
+/* Nobody else has the slab's memory any more: the device takes it back. */
+void grants_slab_given_up(struct server *s, unsigned slab);
 /* fds of a slab, kept while it lives; NULL when it has none. */
 const int *grants_slab_fds(const struct server *s, unsigned slab, unsigned *ret_n);

@@ -10,6 +10,9 @@
  * so memory that something else takes later is a refused grant, not a killed process.
  *
  * Owners of all GPUs are started before the first is waited for: their drivers take seconds.
+ *
+ * The host tier is cut by nodes: each has a share for every device near to it, known when the
+ * owners have told where their GPUs are. What it promises is looked at together with the devices'.
  */
 
 #include <errno.h>
@@ -30,6 +33,7 @@
 #include "broker/owner/owner.h"
 #include "broker/policy/policy.h"
 #include "cuda_driver/gpu.h"
+#include "numa/arena.h"
 #include "numa/placement.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -43,6 +47,11 @@
 	(512ull << 20)             /* at least: contexts of engines, kernels, graphs               \
 				    */
 #define START_GPU_RESERVE_PART 20u /* or so much of it */
+
+#define START_TIER_UNITS 64u /* an arena is cut into about so many */
+#define START_TIER_UNIT_BYTES_MIN (2ull << 20)
+#define START_TIER_UNIT_BYTES_MAX (256ull << 20)
+#define START_FDS_PER_MOVER 6u /* socket, pidfd, ring, two eventfds; one to spare */
 
 #define START_SLABS_MIN 4096u  /* the core's default */
 #define START_SLABS_MAX 65000u /* a slab's index has 16 bits */
@@ -62,9 +71,17 @@ static uint64_t start_count_handles(const struct server_config *cfg)
 	return handles;
 }
 
+/* At most so many pieces of the tier's arenas are slabs. */
+static uint64_t start_count_units(const struct server_config *cfg)
+{
+	if (!cfg->tier_bytes)
+		return 0;
+	return cfg->tier_bytes / START_TIER_UNIT_BYTES_MAX + 2ull * START_TIER_UNITS * cfg->devices;
+}
+
 void start_fill_limits(struct server_config *cfg)
 {
-	uint64_t handles = start_count_handles(cfg);
+	uint64_t handles = start_count_handles(cfg) + start_count_units(cfg);
 
 	if (!cfg->limits.slabs && handles > START_SLABS_MIN)
 		cfg->limits.slabs = handles < START_SLABS_MAX ? (uint32_t)handles : START_SLABS_MAX;
@@ -76,6 +93,10 @@ void start_raise_nofile(const struct server_config *cfg)
 	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT +
 			start_count_handles(cfg);
 	struct rlimit limit;
+
+	if (cfg->tier_bytes)
+		need += cfg->devices * (START_FDS_PER_MOVER + 1ull) +
+			cfg->tier_bytes / ARENA_CHUNK_BYTES;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
@@ -178,20 +199,27 @@ int start_lock(struct server *s)
 
 /* ---- reservation --------------------------------------------------------------------------- */
 
+static uint64_t start_node_devices_bytes(const struct server *s, uint32_t node)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < s->cfg.devices; i++) {
+		if (s->cfg.device[i].kind == KVB_DEVICE_HOST && s->cfg.device[i].ordinal == node)
+			bytes += s->cfg.device[i].capacity_bytes;
+	}
+	return bytes;
+}
+
 static int start_check_node(const struct server *s, uint32_t node)
 {
 	struct placement_memory memory;
-	uint64_t want = 0;
+	uint64_t want = start_node_devices_bytes(s, node);
 	int error = placement_node_memory(node, &memory);
 
 	if (error) {
 		log_error("device host:%u: this machine has no memory node %u (see numactl -H)",
 			  node, node);
 		return error;
-	}
-	for (unsigned i = 0; i < s->cfg.devices; i++) {
-		if (s->cfg.device[i].kind == KVB_DEVICE_HOST && s->cfg.device[i].ordinal == node)
-			want += s->cfg.device[i].capacity_bytes;
 	}
 	if (want > memory.available_bytes) {
 		log_error(
@@ -202,6 +230,88 @@ static int start_check_node(const struct server *s, uint32_t node)
 		return -ENOMEM;
 	}
 	return 0;
+}
+
+/* ---- the host tier ------------------------------------------------------------------------- */
+
+/* The node a device is near to: node 0 where that is not known, or not of this machine. */
+static uint32_t start_device_node(const struct server *s, unsigned i)
+{
+	struct gpu_info info;
+
+	s->device[i]->ops->info(s->device[i], &info);
+	return info.node >= 0 && placement_node_exists((uint32_t)info.node) ? (uint32_t)info.node
+									    : 0;
+}
+
+static void start_find_shares(struct server *s)
+{
+	for (unsigned i = 0; i < s->cfg.devices; i++) {
+		uint32_t node = start_device_node(s, i);
+		unsigned n = 0;
+
+		while (n < s->shares && s->share[n].node != node)
+			n++;
+		if (n == s->shares)
+			s->share[s->shares++] = (struct server_tier_share){ .node = node };
+		s->share[n].devices++;
+		s->share_of[i] = (uint8_t)n;
+	}
+}
+
+static uint64_t start_tier_unit_bytes(uint64_t bytes)
+{
+	uint64_t unit = START_TIER_UNIT_BYTES_MIN;
+
+	while (unit < START_TIER_UNIT_BYTES_MAX && bytes / (unit << 1) >= START_TIER_UNITS)
+		unit <<= 1;
+	return unit;
+}
+
+static int start_check_share(const struct server *s, const struct server_tier_share *share)
+{
+	uint64_t devices = start_node_devices_bytes(s, share->node);
+	struct placement_memory memory;
+	int error = placement_node_memory(share->node, &memory);
+
+	if (error) {
+		log_error("host tier: the memory of node %u is not known: %s", share->node,
+			  strerror(-error));
+		return error;
+	}
+	if (!share->bytes) {
+		log_error("host tier: %s is less than 2M for each device (ask for more)",
+			  core_size(s->cfg.tier_bytes).text);
+		return -EINVAL;
+	}
+	if (share->bytes + devices > memory.available_bytes) {
+		log_error("host tier: %s of it are for node %u, beside %s of devices; %s of %s is "
+			  "available there (ask for less, or free some)",
+			  core_size(share->bytes).text, share->node, core_size(devices).text,
+			  core_size(memory.available_bytes).text,
+			  core_size(memory.total_bytes).text);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* As many parts as there are devices; a node has one for each device near to it. */
+static int start_cut_tier(struct server *s)
+{
+	uint64_t part = s->cfg.tier_bytes / s->cfg.devices;
+	int error = 0;
+
+	if (!s->cfg.tier_bytes)
+		return 0;
+	start_find_shares(s);
+	for (unsigned n = 0; error == 0 && n < s->shares; n++) {
+		struct server_tier_share *share = &s->share[n];
+		uint64_t bytes = part * share->devices;
+
+		share->bytes = bytes / START_HUGE_BYTES * START_HUGE_BYTES;
+		error = start_check_share(s, share);
+	}
+	return error;
 }
 
 static int start_open_device(struct server *s, unsigned i)
@@ -266,6 +376,8 @@ int start_devices(struct server *s)
 		if (s->cfg.device[i].kind == KVB_DEVICE_CUDA)
 			error = start_check_gpu(s, i);
 	}
+	if (error == 0)
+		error = start_cut_tier(s);
 	return error;
 }
 
@@ -366,6 +478,28 @@ static int start_add_devices(struct server *s)
 	return 0;
 }
 
+/* After all devices. */
+static int start_add_arenas(struct server *s)
+{
+	int arena[SERVER_DEVICES_MAX];
+
+	for (unsigned n = 0; n < s->shares; n++) {
+		const struct server_tier_share *share = &s->share[n];
+
+		arena[n] = core_arena_add(&s->core, share->node, share->bytes,
+					  start_tier_unit_bytes(share->bytes));
+		if (arena[n] < 0) {
+			log_error("host tier: node %u: %s (there may be %u devices and nodes with "
+				  "a tier together)",
+				  share->node, strerror(-arena[n]), CORE_DEVICES_MAX);
+			return arena[n];
+		}
+	}
+	for (unsigned i = 0; s->shares && i < s->cfg.devices; i++)
+		core_device_below(&s->core, i, (unsigned)arena[s->share_of[i]]);
+	return 0;
+}
+
 static int start_tenants(struct server *s)
 {
 	const struct core_tenant_spec all = {
@@ -415,6 +549,8 @@ int start_tables(struct server *s)
 	s->core.revoke_grace_ns = s->cfg.revoke_grace_ns;
 	core_set_time(&s->core, s->now_ns);
 	error = start_add_devices(s);
+	if (error == 0)
+		error = start_add_arenas(s);
 	if (error == 0)
 		error = start_tenants(s);
 	return error;

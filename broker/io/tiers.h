@@ -26,18 +26,18 @@ struct tiers;
 
 /* What operators see of a device's tier. */
 struct tiers_info {
-	int32_t mover_pid;     /* 0: none runs */
-	bool ready;            /* copies can be made */
-	char state[200];       /* "ok", "starting", "filling", "failed (why)" */
-	uint64_t restarts;     /* movers started after the first */
-	uint32_t flights;      /* copies asked for and not done */
-	uint64_t up_bytes;     /* copied to the device so far */
-	uint64_t down_bytes;   /* and from it */
-	int32_t arena;         /* index of its arena among the core's devices */
-	uint32_t node;         /* NUMA node of the arena */
-	uint64_t arena_bytes;  /* what the arena will be */
-	uint64_t filled_bytes; /* of it, there */
-	uint64_t used_bytes;   /* of those, in slabs */
+	int32_t mover_pid;         /* 0: none runs */
+	bool ready;                /* copies can be made */
+	char state[200];           /* "ok", "starting", "filling", "failed (why)" */
+	uint64_t restarts;         /* movers started after the first */
+	uint32_t flights;          /* copies asked for and not done */
+	uint64_t up_bytes;         /* copied to the device so far */
+	uint64_t down_bytes;       /* and from it */
+	int32_t arena;             /* index of its arena among the core's devices */
+	uint32_t node;             /* NUMA node of the arena */
+	uint64_t arena_bytes;      /* what the arena will be */
+	uint64_t filled_bytes;     /* of it, there */
+	uint64_t used_bytes;       /* of those, in slabs */
 	uint64_t wrong_node_bytes; /* of those filled, on another node than asked */
 	bool arena_short;          /* the rest is not to be had */
 };

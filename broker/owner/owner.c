@@ -198,6 +198,7 @@ static void hello_fill(const struct cuda_owner *cuda, struct wire_hello *hello)
 
 	snprintf(hello->driver, sizeof(hello->driver), "%s", stand_in ? STAND_IN : "cuda");
 	snprintf(hello->model, sizeof(hello->model), "%.63s", info->name);
+	memcpy(hello->uuid, &info->uuid, sizeof(hello->uuid));
 	hello->total_bytes = info->total_bytes;
 	hello->granularity_bytes = info->granularity_bytes;
 	hello->node = info->numa_node;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Starting and ending the owner process; see process.h.
+ * Starting and ending owners and movers; see process.h.
  *
  * It is the binary that runs now, by /proc/self/exe: an upgrade on disk must not give this daemon
  * an owner of another version. It inherits its socket, stderr for its log and nothing else, and
- * the environment less what would lead it to an MPS server, which is an engine's business: an owner
- * under MPS shares its fate with every client of that server.
+ * the environment less what would lead it to an MPS server, which is an engine's business: a
+ * process under MPS shares its fate with every client of that server.
  *
  * posix_spawn() and not fork(): a daemon with threads and gigabytes of tables must not copy itself.
  */
@@ -31,14 +31,14 @@
 #define MPS_PREFIX "CUDA_MPS_"
 
 /* The strings stay environ's; the array is the caller's. NULL: no memory. */
-static char **process_environment(void)
+static char **process_environment(const char *role)
 {
 	size_t n = 0, kept = 0;
 	char **ret;
 
 	while (environ[n])
 		n++;
-	ret = fault_calloc("owner", n + 1, sizeof(*ret));
+	ret = fault_calloc(role, n + 1, sizeof(*ret));
 	for (size_t i = 0; ret && i < n; i++) {
 		if (strncmp(environ[i], MPS_PREFIX, sizeof(MPS_PREFIX) - 1) != 0)
 			ret[kept++] = environ[i];
@@ -47,18 +47,18 @@ static char **process_environment(void)
 }
 
 /* An error here is a positive errno, as posix_spawn's are. */
-static int process_spawn(uint32_t ordinal, enum log_level level, int fd, char **environment,
-			 pid_t *ret)
+static int process_spawn(const char *role, const char *device, enum log_level level, int fd,
+			 char **environment, pid_t *ret)
 {
 	static const char *const words[] = { "error", "warn", "info", "debug" };
-	char name[] = "kvbrokerd", owner[40], log_level[24];
-	char *argv[] = { name, log_level, owner, NULL };
+	char name[] = "kvbrokerd", what[64], log_level[24];
+	char *argv[] = { name, log_level, what, NULL };
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attr;
 	sigset_t none, standard;
 	int error;
 
-	snprintf(owner, sizeof(owner), "--owner=cuda:%u", ordinal);
+	snprintf(what, sizeof(what), "--%s=%s", role, device);
 	snprintf(log_level, sizeof(log_level), "--log-level=%s", words[level]);
 	sigemptyset(&none);
 	sigemptyset(&standard);
@@ -85,23 +85,22 @@ static int process_spawn(uint32_t ordinal, enum log_level level, int fd, char **
 	return error;
 }
 
-int owner_process_start(uint32_t ordinal, enum log_level level, struct owner_process *ret)
+int process_start(const char *role, const char *device, enum log_level level, struct process *ret)
 {
-	char **environment = process_environment();
+	char **environment = process_environment(role);
 	int pair[2], error;
 
-	*ret = (struct owner_process)OWNER_PROCESS_NONE;
+	*ret = (struct process)PROCESS_NONE;
 	if (!environment)
 		return -ENOMEM;
-	if (fault_fails("owner") ||
-	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+	if (fault_fails(role) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		error = -errno;
 		free(environment);
 		return error;
 	}
-	error = fault_fails("owner")
+	error = fault_fails(role)
 			? errno
-			: process_spawn(ordinal, level, pair[1], environment, &ret->pid);
+			: process_spawn(role, device, level, pair[1], environment, &ret->pid);
 	close(pair[1]);
 	free(environment);
 	if (error) {
@@ -111,31 +110,31 @@ int owner_process_start(uint32_t ordinal, enum log_level level, struct owner_pro
 	}
 	ret->fd = pair[0];
 	/* Nobody but us waits for it, so the pid is still its own. */
-	ret->pidfd = fault_fails("owner") ? -1 : pidfd_open(ret->pid, 0);
+	ret->pidfd = fault_fails(role) ? -1 : pidfd_open(ret->pid, 0);
 	if (ret->pidfd < 0) {
 		error = -errno;
 		close(ret->fd);
 		kill(ret->pid, SIGKILL);
 		waitpid(ret->pid, NULL, 0);
-		*ret = (struct owner_process)OWNER_PROCESS_NONE;
+		*ret = (struct process)PROCESS_NONE;
 		return error;
 	}
 	return 0;
 }
 
-static bool process_wait(const struct owner_process *p, int wait_ms)
+static bool process_wait(const struct process *p, int wait_ms)
 {
 	struct pollfd pfd = { .fd = p->pidfd, .events = POLLIN };
 
 	return poll(&pfd, 1, wait_ms) == 1;
 }
 
-bool owner_process_dead(const struct owner_process *p)
+bool process_dead(const struct process *p)
 {
 	return p->pid == 0 || process_wait(p, 0);
 }
 
-bool owner_process_end(struct owner_process *p, int wait_ms, char *why, size_t why_bytes)
+bool process_end(struct process *p, int wait_ms, char *why, size_t why_bytes)
 {
 	siginfo_t info = { 0 };
 
@@ -156,6 +155,6 @@ bool owner_process_end(struct owner_process *p, int wait_ms, char *why, size_t w
 		snprintf(why, why_bytes, "process %d was ended by signal %d", p->pid,
 			 info.si_status);
 	close(p->pidfd);
-	*p = (struct owner_process)OWNER_PROCESS_NONE;
+	*p = (struct process)PROCESS_NONE;
 	return true;
 }

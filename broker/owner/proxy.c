@@ -38,7 +38,7 @@ struct owner {
 	struct gpu_device dev;
 	struct owner_config cfg;
 	pthread_mutex_t lock;
-	struct owner_process process;
+	struct process process;
 	struct gpu_info info;
 	uint32_t number; /* of the process: starts so far */
 	uint64_t started_ns;
@@ -78,7 +78,7 @@ static bool owner_is_cancelled(struct owner *o)
  */
 static void owner_end(struct owner *o, int leave_ms, const char *what)
 {
-	struct owner_process process = o->process;
+	struct process process = o->process;
 	char how[80] = "";
 
 	process.fd = -1;
@@ -88,7 +88,7 @@ static void owner_end(struct owner *o, int leave_ms, const char *what)
 	o->process.fd = -1;
 	o->info.owner_pid = 0;
 	pthread_mutex_unlock(&o->lock);
-	owner_process_end(&process, leave_ms, how, sizeof(how));
+	process_end(&process, leave_ms, how, sizeof(how));
 	pthread_mutex_lock(&o->lock);
 	o->process = process;
 	o->info.failed = true;
@@ -106,8 +106,9 @@ static void owner_say_why(struct owner *o)
 /* No sooner than a second after the last one, and not beside a former that does not end. */
 static int owner_start(struct owner *o)
 {
-	struct owner_process process = OWNER_PROCESS_NONE;
+	struct process process = PROCESS_NONE;
 	uint64_t now_ns = owner_clock_ns();
+	char device[24];
 	int error;
 
 	if (o->process.pid) {
@@ -124,7 +125,8 @@ static int owner_start(struct owner *o)
 	o->started_ns = owner_clock_ns();
 	o->greeted = false;
 	o->number++;
-	error = owner_process_start(o->cfg.ordinal, o->cfg.level, &process);
+	snprintf(device, sizeof(device), "cuda:%u", o->cfg.ordinal);
+	error = process_start("owner", device, o->cfg.level, &process);
 	if (error) {
 		char what[96];
 
@@ -258,6 +260,7 @@ static int owner_greet(struct owner *o, uint64_t until_ns)
 	pthread_mutex_lock(&o->lock);
 	memcpy(o->info.driver, hello.driver, sizeof(o->info.driver));
 	memcpy(o->info.model, hello.model, sizeof(o->info.model));
+	memcpy(o->info.uuid, hello.uuid, sizeof(o->info.uuid));
 	o->info.total_bytes = hello.total_bytes;
 	o->info.granularity_bytes = hello.granularity_bytes;
 	o->info.node = hello.node;
@@ -278,7 +281,7 @@ static int owner_make_ready(struct owner *o)
 
 	if (owner_is_cancelled(o))
 		return -ECANCELED;
-	if (o->process.fd >= 0 && owner_process_dead(&o->process)) {
+	if (o->process.fd >= 0 && process_dead(&o->process)) {
 		owner_end(o, 0, "the owner is gone");
 		owner_say_why(o);
 	}
@@ -424,7 +427,7 @@ static void owner_info(struct gpu_device *dev, struct gpu_info *ret)
 
 	pthread_mutex_lock(&o->lock);
 	*ret = o->info;
-	if (o->process.fd >= 0 && owner_process_dead(&o->process)) {
+	if (o->process.fd >= 0 && process_dead(&o->process)) {
 		ret->owner_pid = 0;
 		ret->failed = true;
 		snprintf(ret->why, sizeof(ret->why),
@@ -474,7 +477,7 @@ int owner_open(const struct owner_config *cfg, struct gpu_device **ret)
 		return -ENOMEM;
 	o->dev = (struct gpu_device){ .ops = &owner_ops, .ordinal = cfg->ordinal };
 	o->cfg = *cfg;
-	o->process = (struct owner_process)OWNER_PROCESS_NONE;
+	o->process = (struct process)PROCESS_NONE;
 	o->info = (struct gpu_info){ .driver = "cuda", .node = -1 };
 	pthread_mutex_init(&o->lock, NULL);
 	error = owner_start(o);

@@ -24,6 +24,7 @@ struct wire_hello {
 	int32_t error; /* not 0: it cannot serve the device, for the reason in why, and ends */
 	char driver[16];
 	char model[64];
+	uint8_t uuid[16];
 	uint64_t total_bytes, granularity_bytes;
 	int32_t node; /* NUMA; -1 not known */
 	uint32_t resv;

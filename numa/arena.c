@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Chunks of an arena: made, placed, filled, looked at by its thread; pieces of them given out.
+ *
+ * Filling is MADV_POPULATE_WRITE by a few threads at once, a stretch each at a time: page faults of
+ * one file run beside each other, fallocate() does not. Kernels without it (before 5.14) fill by
+ * fallocate(). Either fails with an error when memory is short; touching would be a signal.
+ *
+ * What the thread says is one word, `ready`, released after a chunk is complete, and the status
+ * under the lock. The bitmaps of used units are the caller's alone.
+ */
+
+#include "numa/arena.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <numa.h>
+#include <numaif.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+#define ARENA_STRETCH_BYTES                                                                        \
+	(32ull << 20) /* filled by one call: an end of the arena waits for it                      \
+		       */
+#define ARENA_THREADS_MAX 8u
+#define ARENA_LOOK_PAGES 1024u
+#define ARENA_NODE_BITS 1024u
+#define ARENA_WORD_BITS (8 * sizeof(unsigned long))
+
+struct arena_chunk {
+	int fd;
+	uint64_t bytes;
+	uint64_t *used; /* a bit a unit */
+};
+
+struct arena {
+	uint32_t node;
+	uint64_t unit_bytes;
+	uint32_t chunks;
+	struct arena_chunk *chunk;
+	uint64_t used_bytes;
+	int event_fd;
+	pthread_t thread;
+	bool started;
+	bool stop; /* both words are atomic */
+	uint32_t ready;
+	pthread_mutex_t lock;
+	struct arena_status status; /* under the lock */
+};
+
+/* One chunk being filled, by several threads. */
+struct arena_fill {
+	struct arena *arena;
+	char *memory;
+	uint64_t bytes;
+	uint64_t next; /* atomic: the next stretch */
+	int error;     /* atomic: of whoever failed last */
+};
+
+static bool arena_stops(const struct arena *a)
+{
+	return __atomic_load_n(&a->stop, __ATOMIC_RELAXED);
+}
+
+static void arena_notify(struct arena *a)
+{
+	const uint64_t one = 1;
+
+	/* Cannot fail but when the counter is full, and then the event is there. */
+	if (write(a->event_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+/* ---- filling ------------------------------------------------------------------------------- */
+
+static int chunk_memfd(uint64_t bytes)
+{
+	int fd = memfd_create("kvb-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	int error;
+
+	/* Kernels before 6.3 do not know the flag. */
+	if (fd < 0 && errno == EINVAL)
+		fd = memfd_create("kvb-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, (off_t)bytes) == 0 &&
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+		return fd;
+	error = -errno;
+	close(fd);
+	return error;
+}
+
+static void *fill_main(void *arg)
+{
+	struct arena_fill *f = arg;
+
+	while (!arena_stops(f->arena)) {
+		uint64_t at = __atomic_fetch_add(&f->next, ARENA_STRETCH_BYTES, __ATOMIC_RELAXED);
+		uint64_t bytes;
+
+		if (at >= f->bytes)
+			break;
+		bytes = f->bytes - at < ARENA_STRETCH_BYTES ? f->bytes - at : ARENA_STRETCH_BYTES;
+		while (madvise(f->memory + at, bytes, MADV_POPULATE_WRITE) < 0) {
+			if (errno == EINTR)
+				continue;
+			__atomic_store_n(&f->error, -errno, __ATOMIC_RELAXED);
+			return NULL;
+		}
+	}
+	return NULL;
+}
+
+/* Half of the processors this process may use: engines want the others. */
+static unsigned fill_threads(void)
+{
+	cpu_set_t set;
+	unsigned n = 1;
+
+	if (sched_getaffinity(0, sizeof(set), &set) == 0)
+		n = (unsigned)CPU_COUNT(&set) / 2;
+	return n < 1 ? 1 : n > ARENA_THREADS_MAX ? ARENA_THREADS_MAX : n;
+}
+
+static int chunk_fill(struct arena *a, const struct arena_chunk *c, char *memory)
+{
+	struct arena_fill f = { .arena = a, .memory = memory, .bytes = c->bytes };
+	pthread_t thread[ARENA_THREADS_MAX];
+	unsigned n = 0, want = fill_threads() - 1;
+
+	while (n < want && pthread_create(&thread[n], NULL, fill_main, &f) == 0)
+		n++;
+	fill_main(&f);
+	while (n > 0)
+		pthread_join(thread[--n], NULL);
+	if (f.error == -EINVAL)
+		f.error = fallocate(c->fd, 0, 0, (off_t)c->bytes) < 0 ? -errno : 0;
+	return f.error;
+}
+
+/* 0, or -errno: the system does not let us say where memory is to be. */
+static int chunk_place(const struct arena *a, void *memory, uint64_t bytes)
+{
+	unsigned long nodes[ARENA_NODE_BITS / ARENA_WORD_BITS] = { 0 };
+
+	nodes[a->node / ARENA_WORD_BITS] = 1ul << (a->node % ARENA_WORD_BITS);
+	return mbind(memory, bytes, MPOL_PREFERRED, nodes, ARENA_NODE_BITS + 1, 0) < 0 ? -errno : 0;
+}
+
+/* How much of it lies elsewhere. 0, or -errno: the system does not tell. */
+static int chunk_look(const struct arena *a, char *memory, uint64_t bytes, uint64_t *ret_wrong)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), wrong = 0;
+	void *pages[ARENA_LOOK_PAGES];
+	int status[ARENA_LOOK_PAGES];
+
+	for (uint64_t at = 0; at < bytes && !arena_stops(a);) {
+		unsigned long n = 0;
+
+		for (; n < ARENA_LOOK_PAGES && at < bytes; n++, at += page)
+			pages[n] = memory + at;
+		if (move_pages(0, n, pages, NULL, status, 0) < 0)
+			return -errno;
+		for (unsigned long i = 0; i < n; i++)
+			wrong += status[i] >= 0 && (uint32_t)status[i] != a->node ? page : 0;
+	}
+	*ret_wrong = wrong;
+	return 0;
+}
+
+static int chunk_make(struct arena *a, struct arena_chunk *c)
+{
+	uint64_t wrong = 0;
+	char *memory;
+	int fd = chunk_memfd(c->bytes), error, unplaced;
+
+	if (fd < 0)
+		return fd;
+	c->fd = fd;
+	memory = mmap(NULL, c->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED)
+		return -errno;
+	unplaced = chunk_place(a, memory, c->bytes);
+	error = chunk_fill(a, c, memory);
+	if (error == 0 && unplaced == 0)
+		unplaced = chunk_look(a, memory, c->bytes, &wrong);
+	munmap(memory, c->bytes);
+	if (error || arena_stops(a)) {
+		close(fd);
+		c->fd = -1;
+		return error ? error : -ECANCELED;
+	}
+	pthread_mutex_lock(&a->lock);
+	a->status.filled_bytes += c->bytes;
+	a->status.wrong_node_bytes += wrong;
+	if (unplaced)
+		a->status.unplaced_error = unplaced;
+	pthread_mutex_unlock(&a->lock);
+	return 0;
+}
+
+static void *arena_main(void *arg)
+{
+	struct arena *a = arg;
+	uint32_t n = 0;
+	int error = 0;
+
+	while (error == 0 && n < a->chunks) {
+		error = chunk_make(a, &a->chunk[n]);
+		if (error == 0) {
+			__atomic_store_n(&a->ready, ++n, __ATOMIC_RELEASE);
+			arena_notify(a);
+		}
+	}
+	pthread_mutex_lock(&a->lock);
+	a->status.error = error;
+	a->status.done = true;
+	pthread_mutex_unlock(&a->lock);
+	arena_notify(a);
+	return NULL;
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static int arena_lay_out(struct arena *a, uint64_t bytes)
+{
+	a->chunks = (uint32_t)((bytes + ARENA_CHUNK_BYTES - 1) / ARENA_CHUNK_BYTES);
+	a->chunk = calloc(a->chunks, sizeof(*a->chunk));
+	if (!a->chunk)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < a->chunks; i++)
+		a->chunk[i].fd = -1;
+	for (uint32_t i = 0; i < a->chunks; i++) {
+		struct arena_chunk *c = &a->chunk[i];
+
+		c->bytes = bytes < ARENA_CHUNK_BYTES ? bytes : ARENA_CHUNK_BYTES;
+		c->used = calloc(c->bytes / a->unit_bytes / 64 + 1, sizeof(*c->used));
+		if (!c->used)
+			return -ENOMEM;
+		bytes -= c->bytes;
+	}
+	return 0;
+}
+
+int arena_new(uint32_t node, uint64_t bytes, uint64_t unit_bytes, struct arena **ret)
+{
+	struct arena *a;
+	int error;
+
+	if (!bytes || bytes % ARENA_GRAIN_BYTES || unit_bytes < ARENA_GRAIN_BYTES ||
+	    unit_bytes > ARENA_CHUNK_BYTES || (unit_bytes & (unit_bytes - 1)) ||
+	    node >= ARENA_NODE_BITS)
+		return -EINVAL;
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	a->node = node;
+	a->unit_bytes = unit_bytes;
+	a->status.bytes = bytes;
+	pthread_mutex_init(&a->lock, NULL);
+	a->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	error = a->event_fd < 0 ? -errno : arena_lay_out(a, bytes);
+	if (error == 0)
+		error = -pthread_create(&a->thread, NULL, arena_main, a);
+	a->started = error == 0;
+	if (error) {
+		arena_free(a);
+		return error;
+	}
+	*ret = a;
+	return 0;
+}
+
+struct arena *arena_free(struct arena *a)
+{
+	if (!a)
+		return NULL;
+	__atomic_store_n(&a->stop, true, __ATOMIC_RELAXED);
+	if (a->started)
+		pthread_join(a->thread, NULL);
+	for (uint32_t i = 0; a->chunk && i < a->chunks; i++) {
+		if (a->chunk[i].fd >= 0)
+			close(a->chunk[i].fd);
+		free(a->chunk[i].used);
+	}
+	free(a->chunk);
+	if (a->event_fd >= 0)
+		close(a->event_fd);
+	pthread_mutex_destroy(&a->lock);
+	free(a);
+	return NULL;
+}
+
+int arena_event_fd(const struct arena *a)
+{
+	return a->event_fd;
+}
+
+void arena_status_get(struct arena *a, struct arena_status *ret)
+{
+	uint64_t events;
+	ssize_t n = read(a->event_fd, &events, sizeof(events));
+
+	(void)n; /* nothing to read: nothing has changed */
+	pthread_mutex_lock(&a->lock);
+	*ret = a->status;
+	pthread_mutex_unlock(&a->lock);
+}
+
+uint32_t arena_ready(const struct arena *a)
+{
+	return __atomic_load_n(&a->ready, __ATOMIC_ACQUIRE);
+}
+
+int arena_chunk(const struct arena *a, uint32_t chunk, uint64_t *ret_bytes)
+{
+	*ret_bytes = a->chunk[chunk].bytes;
+	return a->chunk[chunk].fd;
+}
+
+/* ---- pieces -------------------------------------------------------------------------------- */
+
+static bool unit_used(const struct arena_chunk *c, uint64_t unit)
+{
+	return c->used[unit / 64] >> (unit % 64) & 1;
+}
+
+static void units_set(struct arena_chunk *c, uint64_t first, uint64_t n, bool used)
+{
+	for (uint64_t u = first; u < first + n; u++) {
+		if (used)
+			c->used[u / 64] |= 1ull << (u % 64);
+		else
+			c->used[u / 64] &= ~(1ull << (u % 64));
+	}
+}
+
+/* First unit of a free run of n; UINT64_MAX. */
+static uint64_t units_find(const struct arena_chunk *c, uint64_t units, uint64_t n)
+{
+	uint64_t run = 0;
+
+	for (uint64_t u = 0; u < units; u++) {
+		run = unit_used(c, u) ? 0 : run + 1;
+		if (run == n)
+			return u + 1 - n;
+	}
+	return UINT64_MAX;
+}
+
+int arena_take(struct arena *a, uint64_t bytes, uint32_t *ret_chunk, uint64_t *ret_offset)
+{
+	uint64_t n = (bytes + a->unit_bytes - 1) / a->unit_bytes;
+	uint32_t ready = arena_ready(a);
+	bool done;
+
+	for (uint32_t i = 0; n && i < ready; i++) {
+		struct arena_chunk *c = &a->chunk[i];
+		uint64_t unit = units_find(c, c->bytes / a->unit_bytes, n);
+
+		if (unit == UINT64_MAX)
+			continue;
+		units_set(c, unit, n, true);
+		a->used_bytes += n * a->unit_bytes;
+		*ret_chunk = i;
+		*ret_offset = unit * a->unit_bytes;
+		return 0;
+	}
+	pthread_mutex_lock(&a->lock);
+	done = a->status.done;
+	pthread_mutex_unlock(&a->lock);
+	/* A chunk may have come between the look at it and the look at the end. */
+	if (!done || arena_ready(a) != ready)
+		return -EAGAIN;
+	return -ENOSPC;
+}
+
+uint64_t arena_used_bytes(const struct arena *a)
+{
+	return a->used_bytes;
+}
+
+void arena_give(struct arena *a, uint32_t chunk, uint64_t offset, uint64_t bytes)
+{
+	uint64_t n = (bytes + a->unit_bytes - 1) / a->unit_bytes;
+
+	units_set(&a->chunk[chunk], offset / a->unit_bytes, n, false);
+	a->used_bytes -= n * a->unit_bytes;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * A host arena: memory of one NUMA node, in sealed memfds of at most 1 GiB, filled in the
+ * background.
+ *
+ * Committing memory takes long (a node's whole DRAM a minute or two), so a thread of the arena
+ * fills chunk after chunk, and what is filled can be used at once. Chunks are filled in order:
+ * those below arena_ready() are there, and stay as they are until the arena is freed.
+ *
+ *   arena_new() -> [event_fd: a chunk more is ready, or no more will be] -> take and give -> free
+ *
+ * Chunks are placed on their node by preference: memory elsewhere is slower, none is an error.
+ * Where it came to lie is looked at and counted.
+ *
+ * Pieces of chunks are given out in units, contiguous, first fit; a piece never spans chunks, as
+ * two chunks are no neighbours in any process that maps them. One thread takes and gives. It knows
+ * nothing of the broker.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define ARENA_CHUNK_BYTES (1ull << 30)
+#define ARENA_GRAIN_BYTES (2ull << 20) /* sizes are multiples of it */
+
+struct arena;
+
+struct arena_status {
+	uint64_t bytes;            /* what it will be */
+	uint64_t filled_bytes;     /* ready */
+	uint64_t wrong_node_bytes; /* of those filled */
+	int unplaced_error;        /* 0, or -errno: the system refused to place or to look */
+	int error; /* 0, or -errno: nothing more comes, though less than asked is there */
+	bool done; /* nothing more comes */
+};
+
+/* bytes: a multiple of ARENA_GRAIN_BYTES. unit_bytes: a power of two, as large or larger, at most a
+ * chunk. 0, -ENOMEM, -errno. */
+int arena_new(uint32_t node, uint64_t bytes, uint64_t unit_bytes, struct arena **ret);
+struct arena *arena_free(struct arena *arena); /* stops filling first; NULL is fine */
+
+/* Readable when status has changed, until arena_status_get(). */
+int arena_event_fd(const struct arena *arena);
+void arena_status_get(struct arena *arena, struct arena_status *ret);
+
+/* Chunks that are there: 0 to this. Never less than at the last call. */
+uint32_t arena_ready(const struct arena *arena);
+/* Of a chunk that is ready; the fd stays the arena's. */
+int arena_chunk(const struct arena *arena, uint32_t chunk, uint64_t *ret_bytes);
+
+/* 0; -EAGAIN: not in what is ready, but more comes; -ENOSPC: no such run is free. */
+int arena_take(struct arena *arena, uint64_t bytes, uint32_t *ret_chunk, uint64_t *ret_offset);
+uint64_t arena_used_bytes(const struct arena *arena);
+/* Gives back a whole piece that was taken. */
+void arena_give(struct arena *arena, uint32_t chunk, uint64_t offset, uint64_t bytes);
