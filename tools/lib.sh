@@ -23,6 +23,7 @@ pkg-config        command  pkg-config
 python3           command  python3
 liburing-dev      module   liburing
 libnuma-dev       module   numa
+libisal-dev       module   libisal
 libcjson-dev      module   libcjson
 libsystemd-dev    module   libsystemd
 check             module   check
