@@ -352,9 +352,7 @@ static enum cu_result copy_batch(enum fake_call call, const struct copy_batch *b
 	return fake_leave(result ? result : copy_batch_queue(batch, stream, ret_failed));
 }
 
-enum cu_result cuMemcpyBatchAsync(cu_address *to, cu_address *from, size_t *bytes, size_t count,
-				  struct cu_copy_attributes *attributes, size_t *attribute_first,
-				  size_t attributes_count, size_t *ret_failed, cu_stream stream)
+enum cu_result cuMemcpyBatchAsync CU_BATCH_ARGS_12
 {
 	const struct copy_batch batch = {
 		to, from, bytes, count, attributes, attribute_first, attributes_count
@@ -364,10 +362,7 @@ enum cu_result cuMemcpyBatchAsync(cu_address *to, cu_address *from, size_t *byte
 	return copy_batch(FAKE_CALL_batch_12, &batch, stream, ret_failed ? ret_failed : &failed);
 }
 
-enum cu_result cuMemcpyBatchAsync_v2(const cu_address *to, const cu_address *from,
-				     const size_t *bytes, size_t count,
-				     struct cu_copy_attributes *attributes, size_t *attribute_first,
-				     size_t attributes_count, cu_stream stream)
+enum cu_result cuMemcpyBatchAsync_v2 CU_BATCH_ARGS_13
 {
 	const struct copy_batch batch = {
 		to, from, bytes, count, attributes, attribute_first, attributes_count

@@ -42,14 +42,8 @@
 
 /* The batch copy is in neither list of the ABI: a driver need not have it. */
 #define FAKE_BATCH_CALLS(X)                                                                        \
-	X(batch_12, cuMemcpyBatchAsync,                                                            \
-	  (cu_address * to, cu_address * from, size_t * bytes, size_t count,                       \
-	   struct cu_copy_attributes * attributes, size_t * attribute_first,                       \
-	   size_t attributes_count, size_t * ret_failed, cu_stream stream))                        \
-	X(batch_13, cuMemcpyBatchAsync_v2,                                                         \
-	  (const cu_address *to, const cu_address *from, const size_t *bytes, size_t count,        \
-	   struct cu_copy_attributes *attributes, size_t *attribute_first,                         \
-	   size_t attributes_count, cu_stream stream))
+	X(batch_12, cuMemcpyBatchAsync, CU_BATCH_ARGS_12)                                          \
+	X(batch_13, cuMemcpyBatchAsync_v2, CU_BATCH_ARGS_13)
 
 #define FAKE_ALL_CALLS(X) CU_CALLS(X) CU_STREAM_CALLS(X) FAKE_BATCH_CALLS(X)
 
