@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define HOST_MOVER_THREADS 2u
 
@@ -153,10 +154,13 @@ static int host_mover_map_one(int fd, char *at, uint64_t bytes)
 static int host_mover_map(struct gpu_mover *mover, uint32_t n, uint64_t handle_bytes,
 			  const int *fds, uint64_t *ret_device)
 {
-	char *base = mmap(NULL, n * handle_bytes, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int error = 0;
+	char *base;
 
+	if (handle_bytes % (uint64_t)sysconf(_SC_PAGESIZE))
+		return -EINVAL;
+	base = mmap(NULL, n * handle_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		    -1, 0);
 	if (base == MAP_FAILED)
 		return -errno;
 	for (uint32_t i = 0; i < n && error == 0; i++)
