@@ -161,7 +161,12 @@ START_TEST(client_refuses_what_cannot_be)
 	ck_assert_int_eq(cuda_client_map(r.client, 1, HANDLE_BYTES, r.fds, &address), -EINVAL);
 	address = r.base - HANDLE_BYTES;
 	ck_assert_int_eq(cuda_client_map(r.client, 1, HANDLE_BYTES, r.fds, &address), -EINVAL);
-	ck_assert_int_lt(cuda_client_map(r.client, 1, HANDLE_BYTES, &nothing, r.addresses), 0);
+	ck_assert_int_eq(cuda_client_map(r.client, 1, HANDLE_BYTES, &nothing, r.addresses),
+			 -EINVAL);
+	ck_assert(!cuda_error_is_sticky(cuda_error_last_result()));
+	ck_assert_int_eq(cuda_client_map(r.client, 1, 2 * HANDLE_BYTES, r.fds, r.addresses),
+			 -EINVAL);
+	ck_assert(!cuda_error_is_sticky(cuda_error_last_result()));
 
 	ck_assert_int_eq(roles_map(&r, 1), 0);
 	ck_assert_int_eq(roles_map(&r, 2), -EBUSY);
@@ -177,6 +182,57 @@ START_TEST(client_refuses_what_cannot_be)
 	close(nothing);
 	roles_drop(&r, 2);
 	roles_close(&r);
+}
+END_TEST
+
+/* A process that numbers its GPUs otherwise asks by UUID; here the number is what comes out. */
+START_TEST(client_finds_a_device_by_its_uuid)
+{
+	struct cuda_owner *owner;
+	struct cuda_client *client;
+	const struct cuda_api *api;
+	struct cu_uuid uuid;
+	cu_context engine, current = NULL;
+
+	fake_set(3, "");
+	ck_assert_int_eq(cuda_owner_open(2, &owner), 0);
+	uuid = cuda_owner_info(owner)->uuid;
+	ck_assert_int_eq(cuda_load(&api), 0);
+	ck_assert_int_eq(api->primary_ctx_retain(&engine, 2), CU_OK);
+	ck_assert_int_eq(api->ctx_set_current(engine), CU_OK);
+	/* Were it another device, the context would not be of it. */
+	ck_assert_int_eq(cuda_client_open_uuid(&uuid, &client), 0);
+	ck_assert_int_eq(api->ctx_get_current(&current), CU_OK);
+	ck_assert_ptr_eq(current, engine);
+	ck_assert_ptr_null(cuda_client_close(client));
+	uuid.bytes[15] ^= 0x80;
+	ck_assert_int_eq(cuda_client_open_uuid(&uuid, &client), -ENODEV);
+	ck_assert_ptr_nonnull(strstr(cuda_error_last(), "UUID"));
+	ck_assert_int_eq(api->primary_ctx_release(2), CU_OK);
+	cuda_owner_close(owner);
+}
+END_TEST
+
+static const char *const find_calls[] = {
+	"cuInit",
+	"cuDeviceGetCount",
+	"cuDeviceGet",
+	"cuDeviceGetUuid",
+};
+#define FIND_CALLS ((int)(sizeof(find_calls) / sizeof(find_calls[0])))
+
+START_TEST(client_find_fails_cleanly)
+{
+	const struct cu_uuid uuid = { { 0 } };
+	struct cuda_client *client;
+	char fail[96];
+
+	snprintf(fail, sizeof(fail), ",fail=%s%s:1:NOT_PERMITTED", find_calls[_i],
+		 strstr(find_calls[_i], "Uuid") ? "_v2" : "");
+	fake_set(1, fail);
+	ck_assert_int_eq(cuda_client_open_uuid(&uuid, &client), -EPERM);
+	ck_assert_ptr_nonnull(strstr(cuda_error_last(), find_calls[_i]));
+	ck_assert_int_eq(cuda_client_open_uuid(&uuid, &client), -ENODEV);
 }
 END_TEST
 
@@ -379,6 +435,7 @@ START_TEST(client_copy_fails_cleanly)
 	roles_close(&r);
 }
 END_TEST
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
@@ -386,6 +443,8 @@ int main(void)
 		{ &memory_created_again_reads_zero, 0 },
 		{ &client_needs_no_fd_after_map, 0 },
 		{ &client_refuses_what_cannot_be, 0 },
+		{ &client_finds_a_device_by_its_uuid, 0 },
+		{ &client_find_fails_cleanly, 0, FIND_CALLS },
 		{ &client_map_is_all_or_nothing_when_import_fails, 0, BATCH },
 		{ &client_map_is_all_or_nothing_when_map_fails, 0, BATCH },
 		{ &client_map_is_all_or_nothing_when_access_fails, 0 },

@@ -13,6 +13,8 @@
 #include "cuda_driver/cuda_client.h"
 #include "cuda_driver/cuda_error.h"
 #include "cuda_driver/cuda_owner.h"
+#include "cuda_driver/gpu.h"
+#include "cuda_driver/gpu_mover.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -24,8 +26,10 @@
 #define TEXT_BYTES 512
 
 struct probe {
-	int load, again, owner, client;
-	char why[TEXT_BYTES];
+	int load, again, owner, client, streams, mover;
+	char why[TEXT_BYTES];         /* cuda_load_error() */
+	char streams_why[TEXT_BYTES]; /* cuda_load_streams_error() */
+	char mover_why[TEXT_BYTES];
 };
 
 /* Runs --probe with `target` in the place of the driver; NULL: an empty file there. */
@@ -50,8 +54,13 @@ static struct probe probe_run(const char *target)
 	snprintf(command, sizeof(command), "LD_LIBRARY_PATH=%s '%s' --probe", dir, self);
 	f = popen(command, "re");
 	ck_assert_ptr_nonnull(f);
-	ck_assert_int_eq(fscanf(f, "%d %d %d %d ", &p.load, &p.again, &p.owner, &p.client), 4);
+	ck_assert_int_eq(fscanf(f, "%d %d %d %d %d %d", &p.load, &p.again, &p.owner, &p.client,
+				&p.streams, &p.mover),
+			 6);
+	ck_assert_int_eq(fgetc(f), '\n'); /* a space in the format would take empty lines too */
 	ck_assert_ptr_nonnull(fgets(p.why, sizeof(p.why), f));
+	ck_assert_ptr_nonnull(fgets(p.streams_why, sizeof(p.streams_why), f));
+	ck_assert_ptr_nonnull(fgets(p.mover_why, sizeof(p.mover_why), f));
 	ck_assert_int_eq(pclose(f), 0);
 	unlink(library);
 	rmdir(dir);
@@ -63,10 +72,15 @@ static int probe_main(void)
 	const struct cuda_api *api;
 	struct cuda_owner *owner;
 	struct cuda_client *client;
+	const struct cuda_stream_api *streams;
+	struct gpu_mover *mover;
+	char why[TEXT_BYTES] = "";
 	int load = cuda_load(&api);
 
-	printf("%d %d %d %d %s\n", load, cuda_load(&api), cuda_owner_open(0, &owner),
-	       cuda_client_open(0, &client), cuda_load_error());
+	printf("%d %d %d %d %d %d\n", load, cuda_load(&api), cuda_owner_open(0, &owner),
+	       cuda_client_open(0, &client), cuda_load_streams(&streams),
+	       gpu_mover_open(GPU_KIND_CUDA, 0, &mover, why, sizeof(why)));
+	printf("%s\n%s\n%s\n", cuda_load_error(), cuda_load_streams_error(), why);
 	return 0;
 }
 
@@ -78,7 +92,11 @@ START_TEST(load_says_when_the_library_cannot_be_opened)
 	ck_assert_int_eq(p.again, -ENOENT);
 	ck_assert_int_eq(p.owner, -ENOENT);
 	ck_assert_int_eq(p.client, -ENOENT);
+	ck_assert_int_eq(p.streams, -ENOENT);
+	ck_assert_int_eq(p.mover, -ENOENT);
 	ck_assert_msg(strstr(p.why, CU_LIBRARY) != NULL, "names no library: %s", p.why);
+	ck_assert_str_eq(p.streams_why, p.why);
+	ck_assert_str_eq(p.mover_why, p.why);
 }
 END_TEST
 
@@ -90,7 +108,28 @@ START_TEST(load_names_the_symbol_that_an_old_driver_lacks)
 	ck_assert_int_eq(p.again, -ENOSYS);
 	ck_assert_int_eq(p.owner, -ENOSYS);
 	ck_assert_int_eq(p.client, -ENOSYS);
+	ck_assert_int_eq(p.streams, -ENOSYS);
+	ck_assert_int_eq(p.mover, -ENOSYS);
 	ck_assert_msg(strstr(p.why, "cuGetErrorName") != NULL, "names no symbol: %s", p.why);
+	ck_assert_str_eq(p.mover_why, p.why);
+}
+END_TEST
+
+/* Owner and client come to ask the driver, which has no GPU; a mover does not come so far. */
+START_TEST(load_of_memory_does_without_streams)
+{
+	struct probe p = probe_run(STREAMLESS_DRIVER);
+
+	ck_assert_int_eq(p.load, 0);
+	ck_assert_int_eq(p.again, 0);
+	ck_assert_int_eq(p.owner, -ENODEV);
+	ck_assert_int_eq(p.client, -ENODEV);
+	ck_assert_int_eq(p.streams, -ENOSYS);
+	ck_assert_int_eq(p.mover, -ENOSYS);
+	ck_assert_str_eq(p.why, "\n");
+	ck_assert_msg(strstr(p.streams_why, "cuDevicePrimaryCtxSetFlags_v2") != NULL,
+		      "names no symbol: %s", p.streams_why);
+	ck_assert_str_eq(p.mover_why, p.streams_why);
 }
 END_TEST
 
@@ -161,6 +200,7 @@ int main(int argc, char **argv)
 	static const struct suite_case cases[] = {
 		{ &load_says_when_the_library_cannot_be_opened, 0 },
 		{ &load_names_the_symbol_that_an_old_driver_lacks, 0 },
+		{ &load_of_memory_does_without_streams, 0 },
 		{ &error_knows_every_result, 0 },
 		{ &error_tells_what_sticks, 0 },
 		{ &error_takes_the_unknown_for_the_worst, 0 },
