@@ -75,6 +75,7 @@ extern "C" {
 #define KVB_NS_MAX 16u             /* namespaces one client may have open */
 #define KVB_SLOTS_MAX 1024u        /* slabs of one space */
 #define KVB_REGIONS_MAX 256u       /* regions of one space */
+#define KVB_RANKS_MAX 16u          /* spaces of one group */
 #define KVB_FENCES 64u             /* fence words, and pending fences, a client */
 #define KVB_SQ_ENTRIES_MIN 2u
 #define KVB_SQ_ENTRIES_MAX 4096u
@@ -192,17 +193,26 @@ enum kvb_device_kind {
 /*
  * Opens, or joins, a space. Clients of one tenant that name the same device, geometry and tag are
  * members of one space and see the same page ids.
- * Errors (KVB_MSG_ERROR): -ENODEV no such device; -EINVAL geometry; -ENOSPC tables full.
+ * Errors (KVB_MSG_ERROR): -ENODEV no such device; -EINVAL geometry, or rank and ranks; -ENOSPC
+ * tables full.
+ *
+ * A group: spaces of one tenant, one a rank, for an engine whose KV is split over several devices.
+ * A key is found in any of them only while all `ranks` of them have sealed it (in whatever tier):
+ * so there is never half a block. Until then, and from when one of them loses it, it is a miss in
+ * all. Ranks of a group name the same namespace: the rank is in the space.
  */
 struct kvb_msg_space_open {
 	struct kvb_msg_header h;
 	uint32_t device_kind;
 	uint32_t device_ordinal;
 	uint32_t regions;      /* 1..KVB_REGIONS_MAX; 1 = packed, or one a layer */
-	uint32_t resv0;
+	uint32_t ranks;        /* of its group, up to KVB_RANKS_MAX; 0 or 1: no group */
 	uint64_t stride_bytes; /* of one page in one region: a multiple of 64 */
 	uint64_t tag;          /* any number; keeps equal geometries apart */
-	uint64_t resv[4];
+	uint64_t group;        /* any number, the same for all ranks; 0 without a group */
+	uint32_t rank;         /* 0..ranks-1; 0 without a group */
+	uint32_t resv0;
+	uint64_t resv[2];
 };
 
 struct kvb_msg_space_reply {
@@ -357,7 +367,8 @@ enum kvb_op {
  *            what it evicts is written down; KVB_ALLOC_DROP: it does not, and loses it.
  * FREE       ENOENT not a page this client holds, or no longer. With a fence, as SEAL: EBUSY when
  *            KVB_FENCES entries wait already.
- * SEAL       res = pages sealed; each leaves one lease with the caller. A result that names another
+ * SEAL       res = pages sealed; each leaves one lease with the caller (in a group: a key that other
+ *            ranks have not sealed yet is held so, too, and found from when the last one has). A result that names another
  *            page than the operand: the key existed, that page is now leased, the operand's page
  *            stays the caller's to fill or free. ESTALE epoch passed; ENOENT; EDQUOT leases;
  *            EEXIST the key's page lies in a slab the caller could not map.

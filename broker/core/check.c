@@ -70,6 +70,8 @@ static int check_sealed(const struct core *c, struct report *r, uint32_t page)
 	key.space = core_slab_of(c, page)->space;
 	mix = core_index_mix(c, core_index_seed(c, key.space, key.ns, key.salt), &p->hash);
 	MUST(r, core_index_find(c, mix, &key) == page, "page %u: the index leads elsewhere", page);
+	MUST(r, core_group_complete(c, page) == !(p->flags & CORE_PAGE_PENDING),
+	     "page %u: found on some ranks of its group only", page);
 	return check_pair(c, r, page);
 }
 

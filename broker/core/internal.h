@@ -99,8 +99,8 @@ static inline bool core_page_usable(const struct core *c, uint32_t page)
 {
 	const struct core_page *p = &c->pages[page];
 
-	return p->state == CORE_PAGE_SEALED && !core_page_expired(c, p) &&
-	       core_slab_of(c, page)->state == CORE_SLAB_LIVE;
+	return p->state == CORE_PAGE_SEALED && !(p->flags & CORE_PAGE_PENDING) &&
+	       !core_page_expired(c, p) && core_slab_of(c, page)->state == CORE_SLAB_LIVE;
 }
 
 /* ---- page.c: transitions ------------------------------------------------------------------- */
@@ -259,6 +259,16 @@ void core_ripen_work(struct core *c, uint32_t *units);
 /* load.c: how many of these keys in a row are in any tier; their results say in which. */
 uint32_t core_lookup_below(struct core *c, struct core_member *m, const struct core_lookup *lk,
 			   const struct kvb_hash *hash, uint32_t n, kvb_page_t *ret);
+
+/* ---- group.c -------------------------------------------------------------------------------- */
+
+/* A page was sealed under a key of a group's space, and is indexed: the key is there, or PENDING.
+ */
+void core_group_sealed(struct core *c, uint32_t page);
+/* A page left the index: if it was the last of its rank under its key, it is lost to all. */
+void core_group_lost(struct core *c, uint32_t page);
+/* Has every rank a page under this one's key? */
+bool core_group_complete(const struct core *c, uint32_t page);
 
 /* ---- transfer.c ------------------------------------------------------------------------------ */
 

@@ -225,6 +225,7 @@ static int seal_one(struct core *c, const struct core_taker *who, uint64_t mix,
 		return r;
 	if (there != CORE_NONE)
 		core_page_displace(c, there);
+	core_group_sealed(c, page);
 	*ret = seal->page;
 	return 0;
 }

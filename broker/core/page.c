@@ -95,6 +95,7 @@ void core_page_unindex(struct core *c, uint32_t page)
 		return;
 	core_tier_part(c, page);
 	core_index_remove(c, page);
+	core_group_lost(c, page);
 }
 
 void core_page_unseal(struct core *c, uint32_t page)

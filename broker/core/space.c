@@ -66,7 +66,8 @@ static int space_find(const struct core *c, unsigned tenant, const struct core_s
 
 		if (s->used && s->tenant == tenant && s->device == like->device &&
 		    s->regions == like->regions && s->stride_bytes == like->stride_bytes &&
-		    s->tag == like->tag)
+		    s->tag == like->tag && s->group == like->group && s->ranks == like->ranks &&
+		    s->rank == like->rank)
 			return (int)i;
 	}
 	return -ENOENT;
@@ -117,7 +118,12 @@ static void space_create_below(struct core *c, unsigned upper)
 {
 	struct core_space *s = &c->spaces[upper];
 	unsigned arena = c->h->device[s->device].below;
-	struct core_space like = { .device = (uint8_t)arena };
+	struct core_space like = {
+		.device = (uint8_t)arena,
+		.group = s->group,
+		.ranks = s->ranks,
+		.rank = s->rank,
+	};
 	int space;
 
 	if (arena == CORE_DEVICE_NONE_BELOW ||
@@ -153,19 +159,25 @@ static struct core_member *member_take(struct core *c, unsigned tenant)
 	return found;
 }
 
-int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
-		    uint32_t regions, uint64_t stride_bytes, uint64_t tag)
+int core_space_join(struct core *c, unsigned client, const struct core_space_spec *spec)
 {
 	struct core_client *cl = &c->clients[client];
-	struct core_space like = { .tag = tag };
-	int device = core_device_find(c, kind, ordinal);
+	struct core_space like = {
+		.tag = spec->tag,
+		.group = spec->group,
+		.ranks = spec->ranks ? spec->ranks : 1,
+		.rank = spec->rank,
+	};
+	int device = core_device_find(c, spec->kind, spec->ordinal);
 	struct core_member *m;
 	int handle = -ENOSPC, space;
 
-	if (device < 0 || kind == CORE_KIND_ARENA)
+	if (device < 0 || spec->kind == CORE_KIND_ARENA)
 		return -ENODEV;
 	like.device = (uint8_t)device;
-	if (set_geometry(&like, &c->h->device[device], regions, stride_bytes) < 0)
+	if (like.ranks > KVB_RANKS_MAX || like.rank >= like.ranks ||
+	    (like.ranks == 1 && like.group) ||
+	    set_geometry(&like, &c->h->device[device], spec->regions, spec->stride_bytes) < 0)
 		return -EINVAL;
 	space = space_find(c, cl->tenant, &like);
 	if (space >= 0 && core_member_of(c, client, (unsigned)space))
@@ -193,6 +205,20 @@ int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ord
 	cl->member[handle] = (uint16_t)core_member_index(c, m);
 	core_member_kick(c, m);
 	return handle;
+}
+
+int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
+		    uint32_t regions, uint64_t stride_bytes, uint64_t tag)
+{
+	const struct core_space_spec spec = {
+		.kind = kind,
+		.ordinal = ordinal,
+		.regions = regions,
+		.stride_bytes = stride_bytes,
+		.tag = tag,
+	};
+
+	return core_space_join(c, client, &spec);
 }
 
 void core_space_try_free(struct core *c, struct core_space *s)

@@ -198,7 +198,7 @@ struct core_device {
 	uint8_t below;       /* device index of its arena; CORE_DEVICE_NONE_BELOW */
 	uint8_t below_ready; /* transfers between the two can be made now */
 	uint8_t draining;    /* an operator empties it: no slab is made or stays */
-	uint32_t kind; /* enum kvb_device_kind */
+	uint32_t kind;       /* enum kvb_device_kind */
 	uint32_t ordinal;
 	uint32_t slabs;
 	uint64_t capacity_bytes;

@@ -258,7 +258,7 @@ static int ripen_one(struct core *c, struct core_space *s, uint32_t page)
 	if (p->flags & CORE_PAGE_BUSY) /* its transfer makes it ripe */
 		return 1;
 	if (core_slab_of(c, page)->state != CORE_SLAB_LIVE || !(p->flags & CORE_PAGE_INDEXED) ||
-	    core_page_stale(c, p) || core_page_expired(c, p)) {
+	    core_page_stale(c, p) || core_page_expired(c, p) || p->flags & CORE_PAGE_PENDING) {
 		core_page_discard(c, page);
 		return 1;
 	}

@@ -130,6 +130,7 @@ static void down_done(struct core *c, const struct core_transfer *t, int error, 
 	core_page_arrived(c, t->to);
 	if (!error && p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p)) {
 		core_page_index(c, t->to);
+		c->pages[t->to].flags |= p->flags & CORE_PAGE_PENDING;
 		c->sums[t->to] = sum;
 		core_tier_pair(c, t->from, t->to);
 		d->demoted++;

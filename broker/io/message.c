@@ -311,6 +311,16 @@ static int space_reply(struct session *ss, uint32_t handle)
 static int message_space_open(struct session *ss, const union message *m, size_t bytes)
 {
 	const struct kvb_msg_space_open *msg = &m->space_open;
+	const struct core_space_spec spec = {
+		.kind = msg->device_kind,
+		.ordinal = msg->device_ordinal,
+		.regions = msg->regions,
+		.ranks = msg->ranks,
+		.rank = msg->rank,
+		.stride_bytes = msg->stride_bytes,
+		.tag = msg->tag,
+		.group = msg->group,
+	};
 	uint64_t resv = msg->resv0;
 	int handle, error;
 
@@ -318,8 +328,7 @@ static int message_space_open(struct session *ss, const union message *m, size_t
 		resv |= msg->resv[i];
 	if (resv)
 		return -EINVAL;
-	handle = core_space_open(&ss->server->core, ss->client, msg->device_kind,
-				 msg->device_ordinal, msg->regions, msg->stride_bytes, msg->tag);
+	handle = core_space_join(&ss->server->core, ss->client, &spec);
 	if (handle >= 0)
 		return space_reply(ss, (uint32_t)handle);
 	switch (handle) {
