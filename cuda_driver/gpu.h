@@ -16,8 +16,8 @@
  *     sees zeros, never the next owner's bytes, because a handle is never used twice.
  *   - create is all or nothing.
  *
- * create, close and finish are for one thread at a time; info and cancel are for any, also while
- * another is in create or close. This knows nothing of the broker.
+ * create, close, rest and finish are for one thread at a time; info and cancel are for any, also
+ * while another is in one of these. This knows nothing of the broker.
  */
 
 #include <stdbool.h>
@@ -58,6 +58,11 @@ struct gpu_ops {
 	void (*close)(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, const int *fds,
 		      uint64_t token);
 	void (*info)(struct gpu_device *dev, struct gpu_info *ret);
+	/*
+	 * Ends the process that keeps the handles, of which none is left, or starts it again. NULL:
+	 * there is none.
+	 */
+	void (*rest)(struct gpu_device *dev, bool rest);
 	/* Makes what is at hand, and all that comes, end soon; NULL: it always does. */
 	void (*cancel)(struct gpu_device *dev);
 	void (*finish)(struct gpu_device *dev);

@@ -62,12 +62,20 @@ static void link_hang_up(struct mover_link *link)
 	link->process.fd = -1;
 }
 
+static void link_kill(struct mover_link *link, const char *why)
+{
+	snprintf(link->why, sizeof(link->why), "%s", why);
+	link->state = LINK_DYING;
+	link_hang_up(link);
+	pidfd_send_signal(link->process.pidfd, SIGKILL, NULL, 0);
+	link->ops->broken(link);
+}
+
 /* why: what it did. refused: it said so itself, and would again. */
 static void link_break(struct mover_link *link, const char *why, bool refused)
 {
 	if (link->state == LINK_DYING || link->state == LINK_OFF)
 		return;
-	snprintf(link->why, sizeof(link->why), "%s", why);
 	if (log_limit_pass(&link->limit, link->server->now_ns, 5))
 		log_warn("device %s: its mover, process %d: %s; another is started", link->name,
 			 link->process.pid, why);
@@ -75,10 +83,7 @@ static void link_break(struct mover_link *link, const char *why, bool refused)
 		link->pause_ns = LINK_PAUSE_NS;
 	else if (link->pause_ns < LINK_PAUSE_NS_MAX)
 		link->pause_ns *= 2;
-	link->state = LINK_DYING;
-	link_hang_up(link);
-	pidfd_send_signal(link->process.pidfd, SIGKILL, NULL, 0);
-	link->ops->broken(link);
+	link_kill(link, why);
 }
 
 static void link_is_dead(struct loop_source *source, uint32_t events)
@@ -549,6 +554,15 @@ int link_open(struct mover_link *link, struct server *s, unsigned device, const 
 		return -ENOMEM;
 	link_start(link);
 	return 0;
+}
+
+void link_rest(struct mover_link *link, bool rest)
+{
+	link->finished = rest;
+	if (link->state == LINK_OFF)
+		link->restart_ns = rest ? UINT64_MAX : link->server->now_ns;
+	else if (rest && link->state != LINK_DYING)
+		link_kill(link, "an operator has ended it");
 }
 
 void link_finish(struct mover_link *link)

@@ -86,6 +86,8 @@ struct mover_link {
 /* requests_max: what may be asked and unanswered at once. 0, -ENOMEM. */
 int link_open(struct mover_link *link, struct server *s, unsigned device, const char *name,
 	      uint32_t requests_max, const struct mover_link_ops *ops);
+/* Ends it, and starts none until this is said again with false. */
+void link_rest(struct mover_link *link, bool rest);
 void link_finish(struct mover_link *link); /* tells it to end */
 void link_close(struct mover_link *link);  /* waits until it has, kills it, frees */
 

@@ -544,6 +544,12 @@ uint64_t tiers_next_ns(const struct server *s)
 	return next;
 }
 
+void tiers_rest(struct server *s, unsigned device, bool rest)
+{
+	if (s->tiers && s->tiers->device[device].link.ops)
+		link_rest(&s->tiers->device[device].link, rest);
+}
+
 /* ---- for operators ------------------------------------------------------------------------- */
 
 static void info_state(const struct tier_device *d, const struct tier_arena *a, char *ret,
@@ -570,7 +576,7 @@ bool tiers_get_info(const struct server *s, unsigned device, struct tiers_info *
 	d = &s->tiers->device[device];
 	a = &s->tiers->arena[d->arena];
 	*ret = (struct tiers_info){
-		.mover_pid = d->link.process.fd >= 0 ? d->link.process.pid : 0,
+		.mover_pid = d->link.process.pid, /* also of one that is about to end */
 		.ready = d->ready,
 		.restarts = d->link.starts > 1 ? d->link.starts - 1 : 0,
 		.up_bytes = d->up_bytes,

@@ -46,6 +46,9 @@ struct tiers_info {
 int tiers_new(struct server *s);
 void tiers_free(struct server *s); /* ends every mover */
 
+/* Ends the mover of a device, if it has one, or starts it again: for gpu drain and resume. */
+void tiers_rest(struct server *s, unsigned device, bool rest);
+
 /* False: the device has no tier. */
 bool tiers_get_info(const struct server *s, unsigned device, struct tiers_info *ret);
 

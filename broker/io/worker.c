@@ -39,6 +39,7 @@ struct worker_unit {
 	pthread_t thread;
 	pthread_cond_t work;
 	struct worker_queue jobs;
+	bool rest, rests; /* asked for, and done */
 };
 
 struct worker {
@@ -108,26 +109,40 @@ static void worker_do(struct gpu_device *dev, struct worker_job *job)
 		job->error = worker_create(dev, job);
 }
 
+/* With the lock held, but not while the device works. */
+static void worker_turn(struct worker_unit *unit, struct worker_node *node)
+{
+	struct worker *w = unit->worker;
+	const uint64_t one = 1;
+	bool rest = unit->rest;
+
+	pthread_mutex_unlock(&w->lock);
+	if (node)
+		worker_do(unit->dev, &node->job);
+	else if (unit->dev->ops->rest)
+		unit->dev->ops->rest(unit->dev, rest);
+	pthread_mutex_lock(&w->lock);
+	if (node)
+		queue_put(&w->results, node);
+	else
+		unit->rests = rest;
+	if (write(w->event_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is full, so the event is there */
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker_unit *unit = arg;
 	struct worker *w = unit->worker;
-	const uint64_t one = 1;
 
 	pthread_mutex_lock(&w->lock);
 	while (!w->stop) {
 		struct worker_node *node = queue_take(&unit->jobs);
 
-		if (!node) {
+		if (node || unit->rest != unit->rests)
+			worker_turn(unit, node);
+		else
 			pthread_cond_wait(&unit->work, &w->lock);
-			continue;
-		}
-		pthread_mutex_unlock(&w->lock);
-		worker_do(unit->dev, &node->job);
-		pthread_mutex_lock(&w->lock);
-		queue_put(&w->results, node);
-		if (write(w->event_fd, &one, sizeof(one)) < 0)
-			continue; /* the counter is full, so the event is there */
 	}
 	pthread_mutex_unlock(&w->lock);
 	return NULL;
@@ -263,6 +278,27 @@ int worker_submit(struct worker *w, const struct worker_job *job)
 	pthread_cond_signal(&unit->work);
 	pthread_mutex_unlock(&w->lock);
 	return 0;
+}
+
+void worker_rest(struct worker *w, uint32_t device, bool rest)
+{
+	struct worker_unit *unit = &w->unit[device];
+
+	assert(device < WORKER_DEVICES_MAX && unit->dev);
+	pthread_mutex_lock(&w->lock);
+	unit->rest = rest;
+	pthread_cond_signal(&unit->work);
+	pthread_mutex_unlock(&w->lock);
+}
+
+bool worker_is_at_rest(struct worker *w, uint32_t device)
+{
+	bool ret;
+
+	pthread_mutex_lock(&w->lock);
+	ret = w->unit[device].rest;
+	pthread_mutex_unlock(&w->lock);
+	return ret;
 }
 
 bool worker_next(struct worker *w, struct worker_job *ret)

@@ -38,3 +38,9 @@ int worker_device(struct worker *w, uint32_t device, struct gpu_device *dev);
 int worker_submit(struct worker *w,
 		  const struct worker_job *job); /* -ENOMEM; fds stay the caller's */
 bool worker_next(struct worker *w, struct worker_job *ret);
+/*
+ * Ends what serves a device outside this process, after the jobs that are queued, or starts it
+ * again; worker_fd() is readable when that was done. Until it is woken it is given no job.
+ */
+void worker_rest(struct worker *w, uint32_t device, bool rest);
+bool worker_is_at_rest(struct worker *w, uint32_t device); /* it was asked for */

@@ -427,12 +427,27 @@ static void owner_info(struct gpu_device *dev, struct gpu_info *ret)
 
 	pthread_mutex_lock(&o->lock);
 	*ret = o->info;
-	if (o->process.fd >= 0 && process_dead(&o->process)) {
+	if (o->process.pid && process_dead(&o->process))
 		ret->owner_pid = 0;
+	if (o->process.fd >= 0 && process_dead(&o->process)) {
 		ret->failed = true;
 		snprintf(ret->why, sizeof(ret->why),
 			 "its owner is gone; another is started when it is needed");
 	}
+	pthread_mutex_unlock(&o->lock);
+}
+
+static void owner_rest(struct gpu_device *dev, bool rest)
+{
+	struct owner *o = owner_of(dev);
+
+	if (!rest) {
+		(void)owner_make_ready(o); /* info() has the reason */
+		return;
+	}
+	owner_end(o, OWNER_LEAVE_MS, "an operator has ended the owner");
+	pthread_mutex_lock(&o->lock);
+	o->info.owner_pid = o->process.pid; /* one that does not end is still there */
 	pthread_mutex_unlock(&o->lock);
 }
 
@@ -464,6 +479,7 @@ static const struct gpu_ops owner_ops = {
 	.create = owner_create,
 	.close = owner_close,
 	.info = owner_info,
+	.rest = owner_rest,
 	.cancel = owner_cancel,
 	.finish = owner_finish,
 };
