@@ -189,6 +189,7 @@ bool admin_turn(struct server *s)
 {
 	bool more = false;
 
+	gpu_turn(s);
 	for (struct admin_conn *conn = s->admin_first; conn; conn = conn->next) {
 		if (conn->session->condemned)
 			continue;

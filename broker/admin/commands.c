@@ -58,6 +58,18 @@ static const struct command command_table[] = {
 	  COMMAND_CHANGES,
 	  command_prefix_evict },
 	{ { "prefix", "top" }, "[NS] [--by WHAT] [--count N]", 0, 5, 0, command_prefix_top },
+	{ { "gpu", "drain" },
+	  "DEVICE [--force]",
+	  1,
+	  2,
+	  COMMAND_CHANGES | COMMAND_OPERATOR,
+	  command_gpu_drain },
+	{ { "gpu", "resume" },
+	  "DEVICE",
+	  1,
+	  1,
+	  COMMAND_CHANGES | COMMAND_OPERATOR,
+	  command_gpu_resume },
 	{ { "health", NULL }, "--deep", 1, 1, COMMAND_OPERATOR, command_health },
 };
 

@@ -134,4 +134,9 @@ void command_prefix_pin(struct admin_conn *conn);
 void command_prefix_unpin(struct admin_conn *conn);
 void command_prefix_evict(struct admin_conn *conn);
 void command_prefix_top(struct admin_conn *conn); /* prefix_top.c */
+void command_gpu_drain(struct admin_conn *conn);  /* gpu.c */
+void command_gpu_resume(struct admin_conn *conn);
+void gpu_turn(struct server *s); /* ends what serves a device that has been emptied */
+/* It has no memory of the GPU any more, and no process that knows the GPU runs. */
+bool gpu_is_drained(const struct server *s, unsigned device);
 cJSON *prefix_page_json(const struct admin_conn *conn, uint32_t page);

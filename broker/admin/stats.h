@@ -26,6 +26,9 @@
 #define STATS_NAMESPACES_MAX 256u
 #define STATS_NONE 0xffffffffu
 
+/* Whether an operator has the device emptied: not, being emptied, empty and nobody's. */
+enum stats_drain { STATS_DRAIN_NOT = 0, STATS_DRAIN_GOES, STATS_DRAIN_DONE };
+
 /*
  * A device, or the host arena below some: kind tells (CORE_KIND_ARENA). Indices are the core's, so
  * budgets and spaces name both alike; an arena has the figures of its tier and no driver.
@@ -45,6 +48,8 @@ struct stats_device {
 	uint32_t below;          /* index of the arena below; STATS_NONE */
 	uint32_t below_ready;    /* pages can go there and come back now */
 	uint32_t ripe;           /* pages next to go */
+	uint32_t drain;          /* enum stats_drain */
+	uint32_t resv;
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
 	uint64_t held_bytes, sealed_bytes, arriving_bytes,
 		free_bytes; /* of granted; pages of live and draining slabs */

@@ -13,8 +13,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "broker/admin/commands.h"
 #include "broker/admin/stats.h"
 #include "broker/io/server.h"
+#include "broker/io/tiers.h"
 #include "cuda_driver/gpu.h"
 
 static void copy_text(char *to, size_t bytes, const char *from)
@@ -33,6 +35,41 @@ static void fill_driver(struct gpu_device *dev, struct stats_device *sd)
 	sd->node = info.node;
 	sd->owner_pid = info.owner_pid;
 	sd->failed = info.failed;
+}
+
+static void fill_device(const struct server *s, unsigned device, struct stats_device *sd)
+{
+	struct tiers_info info;
+
+	fill_driver(s->device[device], sd);
+	if (tiers_get_info(s, device, &info)) {
+		sd->mover_pid = info.mover_pid;
+		sd->mover_restarts = (uint32_t)info.restarts;
+		if (!info.ready)
+			copy_text(sd->below_why, sizeof(sd->below_why), info.state);
+	}
+	if (s->core.h->device[device].draining)
+		sd->drain = gpu_is_drained(s, device) ? STATS_DRAIN_DONE : STATS_DRAIN_GOES;
+}
+
+/* Any device above an arena knows it. */
+static void fill_arena(const struct server *s, unsigned arena, struct stats_device *sd)
+{
+	struct tiers_info info;
+
+	sd->node = (int32_t)sd->ordinal;
+	for (unsigned i = 0; i < s->cfg.devices; i++) {
+		if (!tiers_get_info(s, i, &info) || info.arena != (int32_t)arena)
+			continue;
+		sd->filled_bytes = info.filled_bytes;
+		sd->misplaced_bytes = info.wrong_node_bytes;
+		if (info.arena_short)
+			copy_text(sd->below_why, sizeof(sd->below_why),
+				  "the rest of its memory is not to be had");
+		else if (info.filled_bytes < info.arena_bytes)
+			copy_text(sd->below_why, sizeof(sd->below_why), "filling");
+		return;
+	}
 }
 
 static void fill_core(const struct core_device *d, struct stats_device *sd)
@@ -125,9 +162,9 @@ void stats_fill_devices(const struct server *s, struct stats_segment *seg)
 		seg->devices_n = i + 1;
 		fill_core(&h->device[i], sd);
 		if (sd->kind == CORE_KIND_ARENA)
-			sd->node = (int32_t)sd->ordinal;
+			fill_arena(s, i, sd);
 		else
-			fill_driver(s->device[i], sd);
+			fill_device(s, i, sd);
 	}
 	fill_pages(&s->core, seg);
 	for (uint32_t i = 0; i < seg->devices_n; i++) {

@@ -228,6 +228,13 @@ START_TEST(command_lines_that_make_no_sense_are_refused)
 		"epoch bump a -n -y",
 		"gpu list --deep",
 		"tier",
+		"gpu drain",
+		"gpu drain cuda:0 cuda:1",
+		"gpu drain cuda:0 --force=1",
+		"gpu resume",
+		"gpu resume cuda:0 --force",
+		"gpu resume cuda:0 -y",
+		"client kick 1 --force",
 		"tier list cuda:0",
 		"tier list -n",
 		"tier show cuda:0",
@@ -422,6 +429,15 @@ START_TEST(states_say_why_a_tier_is_away)
 	rows = listing_devices(seg);
 	ck_assert_str_eq(text_of(cJSON_GetArrayItem(rows, 0), "state"),
 			 "failed (the owner is gone)");
+	cJSON_Delete(rows);
+	seg->device[0].drain = STATS_DRAIN_GOES;
+	rows = listing_devices(seg);
+	ck_assert_str_eq(text_of(cJSON_GetArrayItem(rows, 0), "state"),
+			 "draining (by an operator; the owner is gone)");
+	cJSON_Delete(rows);
+	seg->device[0].drain = STATS_DRAIN_DONE;
+	rows = listing_devices(seg);
+	ck_assert_str_eq(text_of(cJSON_GetArrayItem(rows, 0), "state"), "drained");
 	cJSON_Delete(rows);
 	rows = listing_tiers(seg);
 	ck_assert(is_null(cJSON_GetArrayItem(rows, 0), "below"));

@@ -34,6 +34,7 @@ const struct ctl_option ctl_options[OPT_N] = {
 	[OPT_SALT] = { 0, "salt", "N", "salt of the keys (0)" },
 	[OPT_BY] = { 0, "by", "WHAT", "order: hits, clients or idle (hits)" },
 	[OPT_COUNT] = { 0, "count", "N", "as many, 500 at most (20)" },
+	[OPT_FORCE] = { 0, "force", NULL, "disconnect the engines that have memory there" },
 };
 
 static int option_by_letter(char letter)

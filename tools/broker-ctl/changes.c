@@ -62,6 +62,8 @@ static void request_make(const struct ctl *ctl, struct request *ret)
 		ret->argv[ret->argc++] = shown[i];
 		ret->argv[ret->argc++] = ctl->value[passed[i]];
 	}
+	if (ctl_has(ctl, OPT_FORCE))
+		ret->argv[ret->argc++] = "--force";
 }
 
 static int request_send(struct ctl *ctl, const struct request *rq, bool dry_run, cJSON **ret,
@@ -289,6 +291,61 @@ int ctl_tenant_set(struct ctl *ctl)
 		}
 	}
 	return change_sent(ctl, &rq, say_set);
+}
+
+/* ---- gpu drain, gpu resume ----------------------------------------------------------------- */
+
+static void say_client(FILE *to, const cJSON *client, bool plan, bool force)
+{
+	(void)fprintf(to,
+		      "\n  client %.0f (%s, pid %.0f, tenant %s) %s %.0f slabs mapped, fills %s, "
+		      "leases %.0f pages",
+		      number(client, "client"), string(client, "name"), number(client, "pid"),
+		      string(client, "tenant"),
+		      truth(client, "connected") ? "has" : "has left with", number(client, "slabs"),
+		      core_size((uint64_t)number(client, "held_bytes")).text,
+		      number(client, "leases"));
+	if (force && truth(client, "connected"))
+		(void)fprintf(to, plan ? "; it would be disconnected" : "; it is disconnected");
+}
+
+static void say_drain(FILE *to, const cJSON *a, bool plan)
+{
+	struct core_size_text granted = core_size((uint64_t)number(a, "granted_bytes"));
+	struct core_size_text cached = core_size((uint64_t)number(a, "cached_bytes"));
+	const cJSON *client;
+
+	if (truth(a, "drained")) {
+		(void)fprintf(to, "%s is drained", string(a, "device"));
+		return;
+	}
+	(void)fprintf(
+		to, "%s %s: %s in slabs, of which %s are cached and %s",
+		plan ? "would drain" : "drains", string(a, "device"), granted.text, cached.text,
+		truth(a, "below") ? "go to the host tier as far as the deadline allows" : "lost");
+	cJSON_ArrayForEach(client, cJSON_GetObjectItemCaseSensitive(a, "clients"))
+		say_client(to, client, plan, truth(a, "force"));
+	if (!plan)
+		(void)fprintf(to, "\n  ask again in a moment whether it is over");
+}
+
+int ctl_gpu_drain(struct ctl *ctl)
+{
+	return change(ctl, say_drain);
+}
+
+static void say_resume(FILE *to, const cJSON *a, bool plan)
+{
+	if (!truth(a, "resumed"))
+		(void)fprintf(to, "%s is not drained", string(a, "device"));
+	else
+		(void)fprintf(to, "%s %s", plan ? "would take up" : "takes up",
+			      string(a, "device"));
+}
+
+int ctl_gpu_resume(struct ctl *ctl)
+{
+	return change(ctl, say_resume);
 }
 
 /* ---- prefix -------------------------------------------------------------------------------- */

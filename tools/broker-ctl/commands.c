@@ -10,6 +10,7 @@
 #define COMPLETE_CLIENT LIST_IDS("client list", "id")
 #define COMPLETE_TENANT LIST_IDS("tenant list", "tenant")
 #define COMPLETE_NS LIST_IDS("ns list", "ns")
+#define COMPLETE_GPU LIST_IDS("gpu list", "name")
 #define OPTS_KEYS (OPT(OPT_SPACE) | OPT(OPT_SALT))
 
 const struct ctl_command ctl_commands[] = {
@@ -202,6 +203,24 @@ const struct ctl_command ctl_commands[] = {
 	  &table_devices,
 	  NULL,
 	  ctl_list },
+	{ { "gpu", "drain" },
+	  "DEVICE",
+	  "give a GPU up, so that it can be reset: every slab, its owner, its mover",
+	  1,
+	  1,
+	  OPTS_DESTROY | OPT(OPT_FORCE),
+	  NULL,
+	  COMPLETE_GPU,
+	  ctl_gpu_drain },
+	{ { "gpu", "resume" },
+	  "DEVICE",
+	  "take a GPU up again that was drained",
+	  1,
+	  1,
+	  OPTS_CHANGE,
+	  NULL,
+	  COMPLETE_GPU,
+	  ctl_gpu_resume },
 	{ { "tier", "list" },
 	  "",
 	  "where pages are: on devices, and in the host memory below them",

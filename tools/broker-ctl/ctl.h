@@ -48,6 +48,7 @@ enum ctl_option_id {
 	OPT_SALT,
 	OPT_BY,
 	OPT_COUNT,
+	OPT_FORCE,
 	OPT_N,
 };
 #define OPT(id) (1u << (id))
@@ -163,6 +164,8 @@ int ctl_client_kick(struct ctl *ctl);
 int ctl_tenant_set(struct ctl *ctl);
 int ctl_tenant_delete(struct ctl *ctl);
 int ctl_epoch_bump(struct ctl *ctl);
+int ctl_gpu_drain(struct ctl *ctl);
+int ctl_gpu_resume(struct ctl *ctl);
 int ctl_prefix_query(struct ctl *ctl);
 int ctl_prefix_pin(struct ctl *ctl);
 int ctl_prefix_unpin(struct ctl *ctl);

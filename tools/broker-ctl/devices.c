@@ -65,8 +65,8 @@ static cJSON *device_node(const struct stats_segment *seg, const void *record)
 }
 
 /*
- * ok, or what an operator should know, the worst first: no memory to be had, the tier below out of
- * reach, tenants above their high mark, memory on its way back.
+ * ok, or what an operator should know, the worst first: being given up, no memory to be had, the
+ * tier below out of reach, tenants above their high mark, memory on its way back.
  */
 static cJSON *device_state(const struct stats_segment *seg, const void *record)
 {
@@ -74,6 +74,13 @@ static cJSON *device_state(const struct stats_segment *seg, const void *record)
 	size_t index = (size_t)(d - seg->device);
 	char text[288];
 
+	if (d->drain == STATS_DRAIN_DONE)
+		return cJSON_CreateString("drained");
+	if (d->drain != STATS_DRAIN_NOT) {
+		(void)snprintf(text, sizeof(text), "draining (by an operator%s%s)",
+			       d->failed ? "; " : "", d->failed ? d->why : "");
+		return cJSON_CreateString(text);
+	}
 	if (d->failed) {
 		(void)snprintf(text, sizeof(text), "failed (%s)", d->why);
 		return cJSON_CreateString(text);
@@ -135,8 +142,8 @@ static const struct column device_columns[] = {
 	  U64(stats_device, revocations) },
 	{ "evictions", "EVICTED", COLUMN_COUNT, false, "pages evicted since start",
 	  U64(stats_device, evictions) },
-	{ "state", "STATE", COLUMN_TEXT, false, "ok, draining, pressure, no lower tier, failed",
-	  CALL(device_state) },
+	{ "state", "STATE", COLUMN_TEXT, false,
+	  "ok, draining, drained, pressure, no lower tier, failed", CALL(device_state) },
 };
 const struct table table_devices = TABLE("devices", "device", device_columns);
 
