@@ -16,6 +16,8 @@
 #include <string.h>
 
 const struct cuda_api *cu;
+const struct cuda_stream_api *cs;
+bool test_is_stand_in;
 int test_ordinal;
 uint64_t test_granule;
 
@@ -41,6 +43,11 @@ void test_fail_result(const char *file, int line, const char *what, const char *
 	printf("# %s:%d: %s: want %s, got %d %s\n", file, line, what, want, (int)got,
 	       result_name(got));
 	test_failed = true;
+}
+
+void test_tell(const char *what, enum cu_result got)
+{
+	printf("# %s: %d %s\n", what, (int)got, result_name(got));
 }
 
 void test_skip(const char *why)
@@ -166,8 +173,10 @@ enum cu_result context_leave(void)
 
 static int run_all(void)
 {
-	static const struct test *const lists[] = { tests_device, tests_memory, tests_copy,
-						    tests_share };
+	static const struct test *const lists[] = {
+		tests_device, tests_memory, tests_copy, tests_share,
+		tests_stream, tests_batch,  tests_host, tests_fault,
+	};
 	uint32_t count = 0, failed = 0;
 
 	for (uint32_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
@@ -204,6 +213,8 @@ int main(int argc, char **argv)
 
 	if (cuda_load(&cu) < 0)
 		return skip_all(cuda_load_error());
+	if (cuda_load_streams(&cs) < 0)
+		return skip_all(cuda_load_streams_error());
 	if (argc == 3 && strcmp(argv[1], "--peer") == 0)
 		return peer_main(atoi(argv[2]));
 	if (argc > 2 || (argc == 2 && (argv[1][0] < '0' || argv[1][0] > '9'))) {
@@ -223,6 +234,7 @@ int main(int argc, char **argv)
 	    cu->mem_get_allocation_granularity(&granule, &prop, CU_GRANULARITY_MINIMUM) != CU_OK)
 		return skip_all("there is no such device");
 	test_granule = granule;
+	test_is_stand_in = strncmp(name, "fakecuda", 8) == 0;
 	printf("# device %d: %s\n", test_ordinal, name);
 	return run_all();
 }

@@ -10,16 +10,22 @@
 
 #include "tests/gpu/conformance.h"
 
+#include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define PEER_ANSWER_S 30
+#define PEER_WORD_MS 500
+#define PEER_GATE_MS 300
+#define PEER_NOWHERE 0x700000000000ull /* device address that nobody reserved */
 
 struct peer_message {
 	uint32_t op;     /* enum peer_op; in answers enum cu_result */
@@ -148,6 +154,105 @@ static enum cu_result peer_exhaust(uint64_t bytes)
 	return result;
 }
 
+/* ---- what a peer does with a memfd --------------------------------------------------------- */
+
+static enum cu_result peer_host(const struct peer_message *order, int fd)
+{
+	void *memory = mmap(NULL, order->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	enum cu_result result = CU_OK;
+
+	if (memory == MAP_FAILED)
+		return CU_ERROR_OPERATING_SYSTEM;
+	if (order->op == PEER_HOST_FILL)
+		pattern_fill(memory, order->bytes, order->seed);
+	else if (!pattern_equals(memory, order->bytes, order->seed))
+		result = CU_ERROR_NOT_FOUND;
+	munmap(memory, order->bytes);
+	return result;
+}
+
+/* A wait that lasts too long is left behind, and its memory with it. */
+static enum cu_result peer_word(const struct peer_message *order, int fd)
+{
+	struct pinned word;
+	enum cu_result result = pinned_open(&word, order->bytes, fcntl(fd, F_DUPFD_CLOEXEC, 0));
+	cu_stream stream;
+	cu_event event;
+
+	if (result == CU_OK)
+		result = cs->stream_create(&stream, CU_FLAG_STREAM_NON_BLOCKING);
+	if (result == CU_OK)
+		result = cs->event_create(&event, CU_FLAG_EVENT_DISABLE_TIMING);
+	if (result == CU_OK)
+		result = order->op == PEER_WORD_WRITE
+				 ? cs->stream_write_value64(stream, word.address, order->seed, 0)
+				 : cs->stream_wait_value64(stream, word.address, order->seed,
+							   CU_FLAG_WAIT_VALUE_GEQ);
+	if (result == CU_OK)
+		result = cs->event_record(event, stream);
+	if (result == CU_OK)
+		result = event_await(event, PEER_WORD_MS);
+	if (result == CU_OK)
+		result = cs->event_destroy(event);
+	if (result == CU_OK)
+		result = cs->stream_destroy(stream);
+	return result ? result : pinned_close(&word);
+}
+
+/* ---- what nobody shall see in his own process ----------------------------------------------- */
+
+static enum cu_result peer_copy_astray(void)
+{
+	struct pinned from;
+	enum cu_result result = pinned_open(&from, test_granule, -1);
+	cu_stream stream;
+
+	if (result == CU_OK)
+		result = cs->stream_create(&stream, CU_FLAG_STREAM_NON_BLOCKING);
+	if (result == CU_OK)
+		result = cs->memcpy_htod_async(PEER_NOWHERE, from.memory, 4096, stream);
+	return result ? result : cs->stream_synchronize(stream);
+}
+
+static void *peer_open_later(void *gate)
+{
+	sleep_ms(PEER_GATE_MS);
+	gate_open(gate);
+	return NULL;
+}
+
+static enum cu_result peer_copy_unmap(uint64_t bytes)
+{
+	struct pinned from, gate;
+	pthread_t opener;
+	cu_handle handle;
+	cu_stream stream;
+	cu_address at;
+	enum cu_result result = allocation_create(bytes, &handle);
+
+	if (result == CU_OK)
+		result = window_open(handle, bytes, &at);
+	if (result == CU_OK)
+		result = pinned_open(&from, bytes, -1);
+	if (result == CU_OK)
+		result = pinned_open(&gate, test_granule, -1);
+	if (result == CU_OK)
+		result = cs->stream_create(&stream, CU_FLAG_STREAM_NON_BLOCKING);
+	if (result == CU_OK)
+		result = gate_shut(&gate, stream);
+	if (result == CU_OK)
+		result = cs->memcpy_htod_async(at, from.memory, bytes, stream);
+	if (result == CU_OK && pthread_create(&opener, NULL, peer_open_later, &gate))
+		result = CU_ERROR_OPERATING_SYSTEM;
+	if (result != CU_OK)
+		return result;
+	result = cu->mem_unmap(at, bytes);
+	if (result == CU_OK)
+		result = cs->stream_synchronize(stream);
+	pthread_join(opener, NULL);
+	return result;
+}
+
 static enum cu_result peer_get(struct peer_state *state, const struct peer_message *order, int fd,
 			       int *ret_fd)
 {
@@ -165,16 +270,35 @@ static enum cu_result peer_get(struct peer_state *state, const struct peer_messa
 	return result;
 }
 
+static enum cu_result peer_read_granule(void)
+{
+	struct cu_allocation prop = allocation_prop();
+	size_t granule = 0;
+	enum cu_result result =
+		cu->mem_get_allocation_granularity(&granule, &prop, CU_GRANULARITY_MINIMUM);
+
+	test_granule = granule;
+	return result;
+}
+
+static bool peer_op_needs_driver(uint32_t op)
+{
+	return op != PEER_KEEP && op != PEER_RETURN && op != PEER_HOST_EQUALS &&
+	       op != PEER_HOST_FILL;
+}
+
 static enum cu_result peer_obey(struct peer_state *state, const struct peer_message *order, int fd,
 				int *ret_fd)
 {
 	enum cu_result result = CU_OK;
 
 	test_ordinal = order->ordinal;
-	if (!state->ready && order->op != PEER_KEEP && order->op != PEER_RETURN) {
+	if (!state->ready && peer_op_needs_driver(order->op)) {
 		result = cu->init(0);
 		if (result == CU_OK)
 			result = context_enter();
+		if (result == CU_OK)
+			result = peer_read_granule();
 		state->ready = result == CU_OK;
 	}
 	if (result != CU_OK)
@@ -200,6 +324,18 @@ static enum cu_result peer_obey(struct peer_state *state, const struct peer_mess
 		return CU_OK;
 	case PEER_EXHAUST:
 		return peer_exhaust(order->bytes);
+	case PEER_HOST_EQUALS:
+	case PEER_HOST_FILL:
+		return peer_host(order, fd);
+	case PEER_WORD_WRITE:
+	case PEER_WORD_WAIT:
+		return peer_word(order, fd);
+	case PEER_COPY_ASTRAY:
+		return peer_copy_astray();
+	case PEER_COPY_UNMAP:
+		return peer_copy_unmap(order->bytes);
+	case PEER_HEALTH:
+		return cu->ctx_synchronize();
 	}
 	return CU_ERROR_INVALID_VALUE;
 }
