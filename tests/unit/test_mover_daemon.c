@@ -133,8 +133,8 @@ void test_daemon_start(struct test_daemon *d, uint32_t kind, struct mover_hello 
 	ck_assert_uint_eq(ret->type, MOVER_HELLO);
 }
 
-void test_daemon_send(struct test_daemon *d, struct mover_request *request, const int *fds,
-		      uint32_t n, bool again)
+bool test_daemon_try(struct test_daemon *d, struct mover_request *request, const int *fds,
+		     uint32_t n, bool again)
 {
 	union {
 		char room[CMSG_SPACE(MOVER_FDS_MAX * sizeof(int))];
@@ -156,7 +156,13 @@ void test_daemon_send(struct test_daemon *d, struct mover_request *request, cons
 		c->cmsg_len = CMSG_LEN(n * sizeof(int));
 		memcpy(CMSG_DATA(c), fds, n * sizeof(int));
 	}
-	ck_assert_int_eq(sendmsg(d->fd, &header, MSG_NOSIGNAL), sizeof(*request));
+	return sendmsg(d->fd, &header, MSG_NOSIGNAL) == sizeof(*request);
+}
+
+void test_daemon_send(struct test_daemon *d, struct mover_request *request, const int *fds,
+		      uint32_t n, bool again)
+{
+	ck_assert(test_daemon_try(d, request, fds, n, again));
 }
 
 int test_daemon_reply(struct test_daemon *d, const struct mover_request *request)

@@ -10,9 +10,11 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -398,6 +400,126 @@ START_TEST(a_request_nobody_knows_ends_it)
 }
 END_TEST
 
+#ifdef KVB_FAULT_POINTS
+
+static const char *const points[] = { "mover-hello",  "mover-chunk",  "mover-slab",
+				      "mover-taken",  "mover-submit", "mover-submitted",
+				      "mover-copied", "mover-sum" };
+#define POINTS (sizeof(points) / sizeof(points[0]))
+
+/* One page down, as far as it comes. True: it was completed, with *ret_res. */
+static bool live(struct world *w, int32_t *ret_res)
+{
+	const int ring[] = { w->d.ring.memfd, w->d.ring.doorbell, w->d.ring.wake };
+	const struct mover_entry entry = { .direction = GPU_DOWN,
+					   .slab = SLAB,
+					   .lower_slab = LOWER };
+	struct mover_request request[] = {
+		{ .type = MOVER_RING }, test_chunk(0, 1), test_slab(SLAB), test_lower(LOWER, 4096)
+	};
+	int chunk = test_memfd(TEST_CHUNK_BYTES, &w->chunk);
+	struct kvb_cqe cqe;
+	char byte;
+
+	for (uint32_t i = 0; i < TEST_HANDLES; i++)
+		w->fds[i] = test_memfd(TEST_HANDLE_BYTES, &w->handle[i]);
+	const int *fds[] = { ring, &chunk, w->fds, NULL };
+	const uint32_t n[] = { 3, 1, TEST_HANDLES, 0 };
+
+	for (uint32_t i = 0; i < 4; i++) {
+		struct pollfd p = { .fd = w->d.fd, .events = POLLIN };
+
+		if (!test_daemon_try(&w->d, &request[i], fds[i], n[i], false))
+			return false;
+		ck_assert_int_eq(poll(&p, 1, 5000), 1);
+		if (recv(w->d.fd, &byte, 1, MSG_PEEK) <= 0)
+			return false;
+		*ret_res = test_daemon_reply(&w->d, &request[i]);
+		if (*ret_res)
+			return true;
+	}
+	ck_assert(test_ring_put(&w->d.ring, &entry));
+	test_ring_send(&w->d.ring);
+	for (int i = 0; i < 5000; i++) {
+		siginfo_t info = { 0 };
+
+		if (kvb_step_take(&w->d.ring.ring, &cqe) == 1) {
+			*ret_res = cqe.res;
+			return true;
+		}
+		/* Not reaped: its status is the test's. */
+		if (waitid(P_PID, (id_t)w->d.pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+		    info.si_pid == w->d.pid)
+			return false;
+		poll(NULL, 0, 1);
+	}
+	ck_abort_msg("neither completed nor dead");
+}
+
+static void start_with(struct world *w, const char *point, int error)
+{
+	struct mover_hello hello;
+	char spec[64];
+
+	snprintf(spec, sizeof(spec), "%s:1:%d", point, error);
+	setenv("KVB_FAULT", spec, 1);
+	test_daemon_start(&w->d, GPU_KIND_HOST, &hello);
+	test_ring_open(&w->d.ring, 0);
+	ck_assert_int_eq(hello.error, 0);
+}
+
+START_TEST(dies_at_every_labelled_point)
+{
+	struct world w;
+	int32_t res = 0;
+	int status;
+
+	start_with(&w, points[_i], EOWNERDEAD);
+	ck_assert_msg(!live(&w, &res), "%s: it lives, result %d", points[_i], res);
+	status = test_daemon_wait(&w.d);
+	ck_assert(WIFSIGNALED(status));
+	ck_assert_int_eq(WTERMSIG(status), SIGKILL);
+}
+END_TEST
+
+START_TEST(a_successor_of_one_that_died_lives)
+{
+	char once[] = "/tmp/test-mover-XXXXXX";
+	struct world w;
+	int32_t res = 0;
+
+	close(mkstemp(once)); /* one has died already */
+	setenv("KVB_FAULT_ONCE", once, 1);
+	start_with(&w, points[_i], EOWNERDEAD);
+	ck_assert(live(&w, &res));
+	ck_assert_int_eq(res, 0);
+	world_close(&w);
+	unlink(once);
+}
+END_TEST
+
+START_TEST(fails_at_every_labelled_point)
+{
+	const bool ends = strcmp(points[_i], "mover-hello") == 0;
+	const bool breaks = strcmp(points[_i], "mover-submitted") == 0;
+	struct world w;
+	int32_t res = 0;
+
+	start_with(&w, points[_i], ENOSPC);
+	ck_assert_int_eq(live(&w, &res), !ends);
+	if (ends || breaks) {
+		/* The device is of no use any more: a successor starts clean. */
+		ck_assert_int_eq(WEXITSTATUS(test_daemon_wait(&w.d)), 1);
+		ck_assert_int_eq(res, ends ? 0 : -EIO);
+		return;
+	}
+	ck_assert_int_eq(res, -ENOSPC);
+	world_close(&w);
+}
+END_TEST
+
+#endif
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
@@ -412,6 +534,11 @@ int main(void)
 		{ &signals_for_the_daemon_are_not_for_it },
 		{ &a_device_it_cannot_serve_is_said_in_the_hello },
 		{ &a_request_nobody_knows_ends_it },
+#ifdef KVB_FAULT_POINTS
+		{ &dies_at_every_labelled_point, 30, POINTS },
+		{ &a_successor_of_one_that_died_lives, 30, POINTS },
+		{ &fails_at_every_labelled_point, 30, POINTS },
+#endif
 		{ NULL },
 	};
 
