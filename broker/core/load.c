@@ -9,10 +9,14 @@
  * there (I5). Who loads it holds a lease from the start. So a client that dies or gives up leaves a
  * page that arrives and is a candidate like any other.
  *
- * The page below is BUSY before the one above is taken: making room may evict below.
+ * Keys are dealt with LOAD_CHUNK at a time: first what they have below is held, because making room
+ * above may evict there; then pages are taken, and given to the keys in the order of their ids, so
+ * that what is neighbours below comes to be neighbours above and goes in one copy.
  */
 
 #include "broker/core/index.h"
+
+#define LOAD_CHUNK 32u
 
 /* Keys of a batch in one space and the one below it. */
 struct load {
@@ -21,6 +25,11 @@ struct load {
 	struct core_index_seed seed, seed_below;
 	struct core_key key, key_below;
 	bool below; /* there is a lower tier, and it works */
+	bool lease;
+	/* of a chunk */
+	uint32_t low[LOAD_CHUNK]; /* by key: what is held below; CORE_NONE */
+	uint32_t page[LOAD_CHUNK];
+	uint32_t pages, used; /* of page[] */
 };
 
 static void load_begin(struct core *c, struct load *l, struct core_member *m,
@@ -88,7 +97,7 @@ uint32_t core_lookup_below(struct core *c, struct core_member *m, const struct c
 }
 
 /* A page that is here: 1 named and, with lease, leased; 0 a miss; -errno as LOOKUP. */
-static int take_here(struct core *c, struct load *l, uint32_t page, bool lease, uint32_t *flags,
+static int take_here(struct core *c, struct load *l, uint32_t page, uint32_t *flags,
 		     kvb_page_t *ret)
 {
 	struct core_member *m = l->who.m;
@@ -96,7 +105,7 @@ static int take_here(struct core *c, struct load *l, uint32_t page, bool lease, 
 	int r;
 
 	*ret = core_name_in(c, slab, page);
-	if (!lease)
+	if (!l->lease)
 		return 1;
 	if (!bit_test(m->acked, slab->slot)) {
 		if (bit_test(m->refused, slab->slot))
@@ -108,69 +117,137 @@ static int take_here(struct core *c, struct load *l, uint32_t page, bool lease, 
 	return r < 0 ? r : 1;
 }
 
+/* Held: neither in the policy's order nor anybody's to take. */
+static void hold_low(struct core *c, uint32_t low)
+{
+	core_page_forget(c, low);
+	c->pages[low].flags |= CORE_PAGE_BUSY;
+}
+
+static void let_low(struct core *c, uint32_t low)
+{
+	c->pages[low].flags &= (uint16_t)~CORE_PAGE_BUSY;
+	core_page_touch(c, low);
+}
+
+/* Holds what the keys have below, up to the first that is in no tier. Returns how many. */
+static uint32_t hold_lows(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
+{
+	uint32_t held = 0, i = 0;
+
+	for (; i < n; i++) {
+		uint32_t low;
+
+		l->low[i] = CORE_NONE;
+		if (is_here(c, find_here(c, l, &hash[i])))
+			continue;
+		low = find_below(c, l, &hash[i]);
+		if (low == CORE_NONE || c->pages[low].flags & CORE_PAGE_BUSY)
+			break;
+		hold_low(c, low);
+		l->low[i] = low;
+		held++;
+	}
+	for (; i < n; i++)
+		l->low[i] = CORE_NONE;
+	return held;
+}
+
+/* Up to n pages to bring keys up to, in the order of their ids. */
+static void take_pages(struct core *c, struct load *l, uint32_t n, struct core_batch *b)
+{
+	l->pages = 0;
+	l->used = 0;
+	while (l->pages < n) {
+		uint32_t page = core_page_obtain(c, l->who.m, b), at = l->pages;
+
+		if (page == CORE_NONE)
+			break;
+		for (; at && l->page[at - 1] > page; at--)
+			l->page[at] = l->page[at - 1];
+		l->page[at] = page;
+		l->pages++;
+	}
+}
+
 /*
- * Starts bringing a page up: 1 named and, with lease, leased; 0 no page was to be had, b->wait:
+ * Starts bringing a page up: 1 named and, with lease, leased; 0 there is no page for it, b->wait:
  * yet; -EDQUOT.
  */
-static int bring_up(struct core *c, struct load *l, uint32_t low, bool lease, struct core_batch *b,
+static int bring_up(struct core *c, struct load *l, uint32_t *low, struct core_batch *b,
 		    kvb_page_t *ret)
 {
-	struct core_page *q = &c->pages[low];
 	uint32_t page;
-	int r = 1;
+	int r;
 
-	if (q->flags & CORE_PAGE_BUSY)
+	if (l->used == l->pages)
 		return 0;
 	if (!core_transfer_room(c)) {
 		b->wait = true;
 		return 0;
 	}
-	core_page_forget(c, low);
-	q->flags |= CORE_PAGE_BUSY;
-	page = core_page_obtain(c, l->who.m, b);
-	q->flags &= (uint16_t)~CORE_PAGE_BUSY;
-	if (page == CORE_NONE || !core_transfer_room(c)) {
-		core_page_touch(c, low);
-		if (page != CORE_NONE) {
-			core_page_make_free(c, page);
-			b->wait = true;
-		}
-		return 0;
-	}
-	core_page_arrive(c, page, q);
+	page = l->page[l->used++];
+	core_page_arrive(c, page, &c->pages[*low]);
 	core_page_index(c, page);
-	if (lease)
-		r = take_here(c, l, page, true, &b->flags, ret);
-	else
-		*ret = core_name_in(c, core_slab_of(c, page), page);
+	r = take_here(c, l, page, &b->flags, ret);
 	if (r != 1) { /* over its quota */
 		core_page_arrived(c, page);
 		core_page_discard(c, page);
-		core_page_touch(c, low);
 		return r;
 	}
-	core_transfer_start(c, CORE_UP, low, page);
+	core_transfer_start(c, CORE_UP, *low, page);
+	*low = CORE_NONE; /* the transfer's now */
 	return 1;
 }
 
 /* One key: 1, 0 the run ends before it (b->wait: for now), -errno. */
-static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash, bool lease,
+static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t *low,
 		    struct core_lookup *lk, struct core_batch *b, kvb_page_t *ret)
 {
-	uint32_t here = find_here(c, l, hash), low;
+	uint32_t here = find_here(c, l, hash);
 	int r;
 
 	if (is_here(c, here)) {
 		lk->lead += c->pages[here].state == CORE_PAGE_ARRIVING;
-		return take_here(c, l, here, lease, &b->flags, ret);
+		return take_here(c, l, here, &b->flags, ret);
 	}
-	low = find_below(c, l, hash);
-	if (low == CORE_NONE)
+	if (*low == CORE_NONE)
 		return 0;
 	if (here != CORE_NONE)
 		core_page_displace(c, here);
-	r = bring_up(c, l, low, lease, b, ret);
+	r = bring_up(c, l, low, b, ret);
 	lk->lead += r == 1;
+	return r;
+}
+
+/* As load_one(), for keys up to LOAD_CHUNK; b->done goes on. */
+static int load_chunk(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n,
+		      struct core_lookup *lk, struct core_batch *b, kvb_page_t *ret)
+{
+	bool wait;
+	int r = 1;
+
+	take_pages(c, l, hold_lows(c, l, hash, n), b);
+	wait = b->wait; /* for pages: only if the run gets as far as where they end */
+	b->wait = false;
+	for (uint32_t i = 0; i < n && r == 1; i++) {
+		kvb_page_t page;
+
+		r = load_one(c, l, &hash[i], &l->low[i], lk, b, &page);
+		if (r == 0 && l->low[i] != CORE_NONE)
+			b->wait |= wait;
+		if (r != 1)
+			break;
+		if (ret)
+			ret[i] = page;
+		b->done++;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		if (l->low[i] != CORE_NONE)
+			let_low(c, l->low[i]);
+	}
+	while (l->used < l->pages)
+		core_page_make_free(c, l->page[l->used++]);
 	return r;
 }
 
@@ -183,15 +260,12 @@ static struct core_batch load_run(struct core *c, struct core_member *m, struct 
 	int r = 1;
 
 	load_begin(c, &l, m, lk);
+	l.lease = lease;
 	l.s->used_ns = c->now_ns;
-	for (; b.done < n; b.done++) {
-		kvb_page_t page;
+	while (b.done < n && r == 1) {
+		uint32_t chunk = n - b.done < LOAD_CHUNK ? n - b.done : LOAD_CHUNK;
 
-		r = load_one(c, &l, &hash[b.done], lease, lk, &b, &page);
-		if (r != 1)
-			break;
-		if (ret)
-			ret[b.done] = page;
+		r = load_chunk(c, &l, hash + b.done, chunk, lk, &b, ret ? ret + b.done : NULL);
 	}
 	if (r < 0) {
 		b.status = r == -EAGAIN ? 0 : r;

@@ -328,6 +328,19 @@ static bool has_refused(const struct core_member *m)
 	return any;
 }
 
+/* What is evicted comes tail of its chain first; who asked fills it head first. */
+static void turn_round(kvb_page_t *page, uint32_t n)
+{
+	if (n < 2 || KVB_PAGE_ID(page[0]) < KVB_PAGE_ID(page[n - 1]))
+		return;
+	for (uint32_t i = 0; i < n / 2; i++) {
+		kvb_page_t p = page[i];
+
+		page[i] = page[n - 1 - i];
+		page[n - 1 - i] = p;
+	}
+}
+
 static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, bool magazine,
 			    bool drop, kvb_page_t *ret, struct core_batch *b)
 {
@@ -357,6 +370,7 @@ static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, b
 	if (got < n && !work && !b->wait && !has_refused(m))
 		b->flags |= KVB_CQE_AGAIN;
 	b->work = EVICT_WORK + n - work - got;
+	turn_round(ret, got);
 	return got;
 }
 

@@ -203,28 +203,63 @@ static uint32_t take_low(struct core *c, struct core_space *low)
 	return evict_low(c, low);
 }
 
-int core_tier_down(struct core *c, struct core_space *s, uint32_t page)
+/* Is there a copy of the page already? They find each other then. */
+static bool is_below(struct core *c, struct core_space *s, uint32_t page)
 {
-	struct core_space *low = &c->spaces[s->below];
-	uint32_t there = core_tier_find(c, s->below, &c->pages[page]), to;
+	uint32_t there;
 
-	assert(!(c->pages[page].flags & (CORE_PAGE_BUSY | CORE_PAGE_BELOW)));
+	assert(!(c->pages[page].flags & CORE_PAGE_BUSY));
+	if (c->pages[page].flags & CORE_PAGE_BELOW)
+		return true;
+	there = core_tier_find(c, s->below, &c->pages[page]);
 	if (there != CORE_NONE && core_page_usable(c, there)) {
 		core_tier_pair(c, page, there);
-		return 1;
+		return true;
 	}
 	if (there != CORE_NONE)
 		core_page_displace(c, there);
-	if (!core_transfer_room(c))
-		return -EAGAIN;
+	return false;
+}
+
+/* Up to n pages below to write to, in the order of their ids. 0: *ret_error says why. */
+static uint32_t take_lows(struct core *c, struct core_space *low, uint32_t n, uint32_t *ret,
+			  int *ret_error)
+{
+	uint32_t room = c->h->limits.transfers - c->h->transfers_used, got = 0, page;
+
+	*ret_error = -EAGAIN;
+	if (!room)
+		return 0;
 	grow_low(c, low);
 	if (!low->pages_free && !low->listed && is_growing(c, low))
-		return -EAGAIN; /* its first slab is on its way */
-	to = take_low(c, low);
-	if (to == CORE_NONE)
-		return -ENOSPC;
+		return 0; /* its first slab is on its way */
+	*ret_error = -ENOSPC;
+	while (got < n && got < room && (page = take_low(c, low)) != CORE_NONE) {
+		uint32_t at = got++;
+
+		for (; at && ret[at - 1] > page; at--)
+			ret[at] = ret[at - 1];
+		ret[at] = page;
+	}
+	return got;
+}
+
+static void begin_down(struct core *c, uint32_t page, uint32_t to)
+{
 	core_page_arrive(c, to, &c->pages[page]);
 	core_transfer_start(c, CORE_DOWN, page, to);
+}
+
+int core_tier_down(struct core *c, struct core_space *s, uint32_t page)
+{
+	uint32_t to;
+	int error;
+
+	if (is_below(c, s, page))
+		return 1;
+	if (!take_lows(c, &c->spaces[s->below], 1, &to, &error))
+		return error;
+	begin_down(c, page, to);
 	return 0;
 }
 
@@ -249,25 +284,47 @@ void core_ripen_soon(struct core *c, const struct core_space *s)
 		c->h->spaces_ripening = 1;
 }
 
-/* A victim of the policy. 1: it is ripe, or free, or on its way; 0: no more can be written now. */
-static int ripen_one(struct core *c, struct core_space *s, uint32_t page)
+/* A victim of the policy. False: it is ripe, or free, or on its way; true: it has to be copied. */
+static bool ripen_one(struct core *c, struct core_space *s, uint32_t page)
 {
 	const struct core_page *p = &c->pages[page];
-	int r = 1;
 
 	if (p->flags & CORE_PAGE_BUSY) /* its transfer makes it ripe */
-		return 1;
+		return false;
 	if (core_slab_of(c, page)->state != CORE_SLAB_LIVE || !(p->flags & CORE_PAGE_INDEXED) ||
 	    core_page_stale(c, p) || core_page_expired(c, p) || p->flags & CORE_PAGE_PENDING) {
 		core_page_discard(c, page);
-		return 1;
+		return false;
 	}
-	if (!(p->flags & CORE_PAGE_BELOW))
-		r = core_tier_down(c, s, page);
-	if (r !=
-	    0) /* without a copy if there is no room: whoever takes it tries again, or drops it */
-		core_ripe_append(c, s, page);
-	return r >= 0;
+	if (!is_below(c, s, page))
+		return true;
+	core_ripe_append(c, s, page);
+	return false;
+}
+
+/*
+ * Starts copies of n pages, in their order, so that neighbours above become neighbours below,
+ * whatever that order is. Those for which there is no room are ripe without a copy: whoever takes
+ * them tries again, or drops them. True: there was room for all.
+ */
+static bool ripen_down(struct core *c, struct core_space *s, const uint32_t *page, uint32_t n)
+{
+	uint32_t low[RIPEN_BATCH];
+	int error;
+	uint32_t got = n ? take_lows(c, &c->spaces[s->below], n, low, &error) : 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t rank = 0;
+
+		if (i >= got) {
+			core_ripe_append(c, s, page[i]);
+			continue;
+		}
+		for (uint32_t k = 0; k < got; k++)
+			rank += page[k] < page[i];
+		begin_down(c, page[i], low[rank]);
+	}
+	return got == n;
 }
 
 void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work)
@@ -275,14 +332,15 @@ void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work
 	bool more = true;
 
 	while (n && *work && more && core_transfer_room(c)) {
-		uint32_t victims[RIPEN_BATCH];
+		uint32_t victims[RIPEN_BATCH], down = 0;
 		uint32_t found =
 			c->policy->victims(c, s, n < RIPEN_BATCH ? n : RIPEN_BATCH, victims, work);
 
-		for (uint32_t i = 0; i < found; i++)
-			more &= ripen_one(c, s, victims[i]);
-		if (!found)
-			break;
+		for (uint32_t i = 0; i < found; i++) {
+			if (ripen_one(c, s, victims[i]))
+				victims[down++] = victims[i];
+		}
+		more = found && ripen_down(c, s, victims, down);
 		n -= found;
 	}
 }

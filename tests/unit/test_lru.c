@@ -42,15 +42,22 @@ START_TEST(lru_released_longest_ago_goes_first)
 }
 END_TEST
 
+/* In the order of release; but a chain, released tail first, is handed out head first again. */
 START_TEST(lru_one_batch_takes_them_in_order)
 {
-	static const unsigned order[8] = { 7, 6, 5, 4, 3, 2, 1, 0 };
+	static const unsigned mixed[8] = { 1, 7, 6, 2, 5, 4, 0, 3 };
+	static const unsigned chain[8] = { 7, 6, 5, 4, 3, 2, 1, 0 };
 	kvb_page_t got[8];
 
-	struct core_member *m = start_released(order);
+	struct core_member *m = start_released(mixed);
 	fixture_alloc(&f, m, 8, got);
 	for (unsigned i = 0; i < 8; i++)
-		ck_assert_uint_eq(KVB_PAGE_ID(got[i]), order[i]);
+		ck_assert_uint_eq(KVB_PAGE_ID(got[i]), mixed[i]);
+	fixture_end(&f);
+	m = start_released(chain);
+	fixture_alloc(&f, m, 8, got);
+	for (unsigned i = 0; i < 8; i++)
+		ck_assert_uint_eq(KVB_PAGE_ID(got[i]), i);
 	fixture_end(&f);
 }
 END_TEST
