@@ -46,28 +46,6 @@ void mover_sum_make(struct mover_page *page)
 
 /* ---- the threads --------------------------------------------------------------------------- */
 
-/* The processors of s->node that this process may use; when there are none, nothing changes. */
-static void stay_near(const struct mover_sums *s)
-{
-	struct bitmask *near;
-	cpu_set_t may;
-
-	if (s->node < 0 || sched_getaffinity(0, sizeof(may), &may) < 0)
-		return;
-	near = numa_allocate_cpumask();
-	if (!near)
-		return;
-	if (numa_node_to_cpus(s->node, near) == 0) {
-		for (unsigned i = 0; i < CPU_SETSIZE; i++) {
-			if (i >= near->size || !numa_bitmask_isbitset(near, i))
-				CPU_CLR(i, &may);
-		}
-		if (CPU_COUNT(&may))
-			pthread_setaffinity_np(pthread_self(), sizeof(may), &may);
-	}
-	numa_free_cpumask(near);
-}
-
 /* The next page, of the oldest job that has one; waits for it. NULL: the end. */
 static struct mover_page *take_page(struct mover_sums *s, struct mover_sum_job **ret_job)
 {
@@ -94,7 +72,6 @@ static void *thread_main(void *arg)
 	struct mover_sum_job *job;
 	struct mover_page *page;
 
-	stay_near(s);
 	pthread_mutex_lock(&s->lock);
 	while ((page = take_page(s, &job))) {
 		pthread_mutex_unlock(&s->lock);
@@ -109,6 +86,7 @@ static void *thread_main(void *arg)
 
 /* ---- the pool ------------------------------------------------------------------------------ */
 
+/* The node of a page of memory; -1: not to be told. */
 static int node_of(const void *mem)
 {
 	int node = -1;
@@ -119,27 +97,62 @@ static int node_of(const void *mem)
 	return node;
 }
 
+/* What of the processors that this process may use is near. False: nothing, or not known. */
+static bool processors_near(const void *mem, cpu_set_t *ret)
+{
+	const int node = node_of(mem);
+	struct bitmask *near;
+	int error;
+
+	if (node < 0 || sched_getaffinity(0, sizeof(*ret), ret) < 0)
+		return false;
+	near = numa_allocate_cpumask();
+	if (!near)
+		return false;
+	/* Here and not in the threads: the library keeps a table that it fills in at first use. */
+	error = numa_node_to_cpus(node, near);
+	for (unsigned i = 0; i < CPU_SETSIZE; i++) {
+		if (i >= near->size || !numa_bitmask_isbitset(near, i))
+			CPU_CLR(i, ret);
+	}
+	numa_free_cpumask(near);
+	return error == 0 && CPU_COUNT(ret) > 0;
+}
+
+/* As many threads as can be had. A positive errno: none. */
+static int start_threads(struct mover_sums *s, uint32_t threads, const void *near)
+{
+	pthread_attr_t attr;
+	cpu_set_t cpus;
+	int error = pthread_attr_init(&attr);
+
+	if (error)
+		return error;
+	if (processors_near(near, &cpus))
+		pthread_attr_setaffinity_np(&attr, sizeof(cpus), &cpus);
+	do {
+		error = pthread_create(&s->thread[s->threads], &attr, thread_main, s);
+		s->threads += error == 0;
+	} while (!error && s->threads < threads);
+	pthread_attr_destroy(&attr);
+	return s->threads ? 0 : error;
+}
+
 int mover_sums_open(struct mover_sums *s, uint32_t threads, const void *near)
 {
-	int error = 0;
+	int error;
 
 	memset(s, 0, sizeof(*s));
-	s->node = node_of(near);
 	s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->event < 0)
 		return -errno;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->work, NULL);
 	s->open = true;
-	if (threads > MOVER_SUM_THREADS_MAX)
-		threads = MOVER_SUM_THREADS_MAX;
-	do {
-		error = pthread_create(&s->thread[s->threads], NULL, thread_main, s);
-		s->threads += error == 0;
-	} while (!error && s->threads < threads);
-	if (s->threads)
-		return 0;
-	mover_sums_close(s);
+	error = start_threads(s, threads < MOVER_SUM_THREADS_MAX ? threads : MOVER_SUM_THREADS_MAX,
+			      near);
+	if (error)
+		mover_sums_close(s);
 	return -error;
 }
 

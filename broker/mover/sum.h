@@ -41,7 +41,6 @@ struct mover_sums {
 	pthread_cond_t work;
 	struct mover_sum_job *first, *last; /* that have pages to be taken */
 	uint32_t threads;
-	int node;
 	int event;
 	bool open, end;
 	pthread_t thread[MOVER_SUM_THREADS_MAX];
