@@ -42,6 +42,7 @@ static const char USAGE[] =
 	"offline:\n"
 	"  --sim                drive the broker's core in this process\n"
 	"  --capacity-pages N   pages of the cache\n"
+	"  --tiers D,H          in its place: pages of the device and of the host tier below it\n"
 	"  --policy NAME        what is evicted (default lru)\n"
 	"  --per-request FILE   write the hits of each request, one number a line\n"
 	"  --help, --version\n";
@@ -61,6 +62,7 @@ enum option_id {
 	OPT_SPEED,
 	OPT_SIM, /* first that is offline only */
 	OPT_CAPACITY,
+	OPT_TIERS,
 	OPT_POLICY,
 	OPT_PER_REQUEST,
 	OPT_END,
@@ -81,6 +83,7 @@ static const struct option OPTIONS[] = {
 	{ "speed", required_argument, NULL, OPT_SPEED },
 	{ "sim", no_argument, NULL, OPT_SIM },
 	{ "capacity-pages", required_argument, NULL, OPT_CAPACITY },
+	{ "tiers", required_argument, NULL, OPT_TIERS },
 	{ "policy", required_argument, NULL, OPT_POLICY },
 	{ "per-request", required_argument, NULL, OPT_PER_REQUEST },
 	{ 0 },
@@ -184,6 +187,39 @@ static bool take_tenant(const char *text, const char **ret)
 	return true;
 }
 
+/* D,H: what --capacity-pages said before or says later must be D. */
+static bool take_tiers(const char *text, uint64_t *ret_device, uint64_t *ret_host)
+{
+	char part[3][32] = { "" };
+	unsigned n = 0;
+	size_t length;
+
+	for (const char *at = text;; at += length + 1) {
+		length = strcspn(at, ",");
+		if (n == 3 || length >= sizeof(part[0])) {
+			n = 0;
+			break;
+		}
+		memcpy(part[n++], at, length);
+		if (!at[length])
+			break;
+	}
+	if (n == 3) {
+		replay_say("--tiers %s: there is no store below the host tier to simulate; D,H are "
+			   "two numbers of pages",
+			   text);
+		return false;
+	}
+	if (n != 2) {
+		replay_say("--tiers takes pages of the device and of the host tier, as in "
+			   "1000,8000, not '%s'",
+			   text);
+		return false;
+	}
+	return take_number(OPT_TIERS, part[0], 1, SIM_PAGES_MAX, false, ret_device) &&
+	       take_number(OPT_TIERS, part[1], 1, SIM_PAGES_MAX, false, ret_host);
+}
+
 static bool take_policy(const char *text, const char **ret)
 {
 	const struct policy_ops *policy = policy_find(text);
@@ -242,6 +278,9 @@ static bool take_option(struct replay_options *o, int id, const char *arg)
 	case OPT_CAPACITY:
 		ok = take_number(id, arg, 1, SIM_PAGES_MAX, false, &o->capacity_pages);
 		break;
+	case OPT_TIERS:
+		ok = take_tiers(arg, &o->device_pages, &o->host_pages);
+		break;
 	case OPT_POLICY:
 		ok = take_policy(arg, &o->policy);
 		break;
@@ -252,8 +291,26 @@ static bool take_option(struct replay_options *o, int id, const char *arg)
 	return ok;
 }
 
+/* --tiers says the capacity too; both may be there and must agree. */
+static bool settle_capacity(struct replay_options *o)
+{
+	if (!o->capacity_pages)
+		o->capacity_pages = o->device_pages;
+	if (o->sim && !o->capacity_pages) {
+		replay_say("--sim needs --capacity-pages N or --tiers D,H");
+		return false;
+	}
+	if (o->host_pages && o->capacity_pages != o->device_pages) {
+		replay_say("--capacity-pages %" PRIu64 " and --tiers %" PRIu64 ",%" PRIu64
+			   " name two sizes of the device",
+			   o->capacity_pages, o->device_pages, o->host_pages);
+		return false;
+	}
+	return true;
+}
+
 /* What belongs together, once everything was read. given[id - OPT_TRACE]: the option was there. */
-static bool check_options(const struct replay_options *o, const bool *given)
+static bool check_options(struct replay_options *o, const bool *given)
 {
 	int first = o->sim ? OPT_BROKER : OPT_SIM;
 	int end = o->sim ? OPT_SIM : OPT_END;
@@ -269,10 +326,8 @@ static bool check_options(const struct replay_options *o, const bool *given)
 			return false;
 		}
 	}
-	if (o->sim && !o->capacity_pages) {
-		replay_say("--sim needs --capacity-pages N");
+	if (!settle_capacity(o))
 		return false;
-	}
 	if (o->page_bytes % (64ull * o->regions) != 0) {
 		replay_say("--page-bytes %" PRIu64 " does not divide into %" PRIu32
 			   " regions of a multiple of 64 bytes each",

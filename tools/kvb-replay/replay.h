@@ -34,7 +34,9 @@ struct replay_options {
 	/* offline */
 	bool sim;
 	const char *policy;
-	uint64_t capacity_pages;
+	uint64_t capacity_pages; /* of the device */
+	uint64_t device_pages;   /* the same, as --tiers has it */
+	uint64_t host_pages;     /* of the tier below; 0 = none */
 	const char *per_request; /* file for the hits of each request; NULL = none */
 	/* live */
 	const char *broker;   /* socket */

@@ -35,8 +35,10 @@ static void print_json(const struct replay_options *o, const struct replay_resul
 	       r->seconds, r->interrupted ? "true" : "false");
 	if (o->sim) {
 		printf(", \"policy\": \"%s\", \"capacity_pages\": %" PRIu64
+		       ", \"host_pages\": %" PRIu64
 		       ", \"ns_per_block\": %.1f, \"hot_ns_per_block\": %.1f}\n",
-		       o->policy, o->capacity_pages, ns_per_block(r->seconds, n->blocks),
+		       o->policy, o->capacity_pages, o->host_pages,
+		       ns_per_block(r->seconds, n->blocks),
 		       ns_per_block(r->core_seconds, n->blocks));
 		return;
 	}

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""kvb-replay --sim against an exact LRU, and against traces that are wrong.
+"""kvb-replay --sim against an exact LRU, against two exclusive tiers of it, and against traces that are wrong.
 
 The LRU here knows nothing of the core: an ordered dictionary, least recently released first. Both must agree to the
 last hit and the last eviction on the demo trace and on random traces, at capacities around every edge there is.
+
+Two tiers are two such dictionaries, a page in one of them; what leaves the device goes below as the most recent there.
+The core is not exactly that: of the pages that go next it keeps copies below, at most an eighth of the device, which
+so long are in both tiers. So its hits lie between those of a host tier that is smaller by so much, and the exact ones.
 
 usage: test_sim.py KVB-REPLAY DEMO-TRACE
 """
@@ -42,6 +46,51 @@ def exact_lru(requests, capacity):
     return {"requests": len(requests), "blocks": blocks, "hit_blocks": hits, "evictions": evictions}, each
 
 
+def two_tiers(requests, device_pages, host_pages):
+    """Hits found on the device, and in the tier below."""
+    device, host, hits = OrderedDict(), OrderedDict(), [0, 0]
+
+    def make_room(ours):
+        if len(device) < device_pages:
+            return True
+        victim = next((b for b in device if b not in ours), None)
+        if victim is None:
+            return False
+        del device[victim]
+        if len(host) == host_pages:
+            host.popitem(last=False)
+        host[victim] = None
+        return True
+
+    for ids in requests:
+        ids = list(dict.fromkeys(ids))
+        run = next((i for i, b in enumerate(ids) if b not in device and b not in host), len(ids))
+        lead = next((i for i, b in enumerate(ids[:run]) if b not in device), run)
+        below, ours, end = {b for b in ids[:run] if b in host}, set(ids[:lead]), lead
+        for b in ids[lead:run]:
+            if b not in device:
+                if b not in host:  # went while the run's beginning came up
+                    break
+                del host[b]
+                if not make_room(ours):
+                    host[b] = None
+                    break
+                device[b] = None
+            ours.add(b)
+            end += 1
+        hits[1] += sum(b in below for b in ids[:end])
+        hits[0] += end - sum(b in below for b in ids[:end])
+        ours |= {b for b in ids[end:] if b in device}
+        for b in ids[end:]:
+            if b not in ours and make_room(ours):
+                host.pop(b, None)
+                device[b] = None
+                ours.add(b)
+        for b in reversed([b for b in ids if b in ours]):
+            device.move_to_end(b)
+    return hits
+
+
 def run(trace, *args):
     return subprocess.run([REPLAY, "--sim", "--trace", trace, *args], capture_output=True, text=True, check=False)
 
@@ -54,6 +103,26 @@ def compare(trace, requests, capacity, each_file):
     assert {k: got[k] for k in want} == want, (trace, capacity, got, want)
     assert got["corrupt"] == 0 and got["pages_verified"] >= got["hit_blocks"], got
     assert [int(x) for x in open(each_file).read().split()] == each, (trace, capacity)
+
+
+def compare_tiers(trace, requests, device_pages, host_pages):
+    done = run(trace, "--tiers", f"{device_pages},{host_pages}", "--verify", "--json")
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout.splitlines()[-1])
+    exact = two_tiers(requests, device_pages, host_pages)
+    least = sum(two_tiers(requests, device_pages, max(host_pages - device_pages // 8, 1)))
+    assert got["hit_blocks"] == got["hit_blocks_device"] + got["hit_blocks_host"], got
+    assert got["corrupt"] == 0 and got["pages_verified"] >= got["hit_blocks"], got
+    assert (got["capacity_pages"], got["host_pages"]) == (device_pages, host_pages), got
+    print(f"{device_pages},{host_pages}: {got['hit_blocks']} hits, exact {sum(exact)}; "
+          f"on the device {got['hit_blocks_device']}, exact {exact[0]}")
+    assert 0.95 * least <= got["hit_blocks"] <= 1.005 * sum(exact), (got, exact, least)
+    assert 0.97 * exact[0] <= got["hit_blocks_device"] <= 1.03 * exact[0], (got, exact)
+
+
+def refused(trace, args, text):
+    done = run(trace, *args)
+    assert done.returncode == 2 and done.stdout == "" and text in done.stderr, (args, done)
 
 
 def random_trace(rng):
@@ -91,6 +160,17 @@ with tempfile.TemporaryDirectory() as folder:
     demo = [json.loads(line)["hash_ids"] for line in open(DEMO)]
     for capacity in (1, 63, 64, 65, 300, 1827, 5000, 40000):
         compare(DEMO, demo, capacity, each_file)
+    for device_pages, host_pages in ((1, 1), (100, 64), (100, 65), (300, 1000), (914, 7312), (1000, 7001), (2048, 2048), (4000, 40000)):
+        compare_tiers(DEMO, demo, device_pages, host_pages)
+    same = run(DEMO, "--capacity-pages", "300", "--tiers", "300,1000", "--json")
+    assert same.returncode == 0, same.stderr
+    refused(DEMO, ("--capacity-pages", "301", "--tiers", "300,1000"), "two sizes")
+    refused(DEMO, ("--tiers", "300"), "not '300'")
+    refused(DEMO, ("--tiers", "300,"), "takes a number")
+    refused(DEMO, ("--tiers", "300,0"), "takes a number")
+    refused(DEMO, ("--tiers", "300,1000,1000"), "no store")
+    refused(DEMO, ("--tiers", "1,2,3,4"), "not '1,2,3,4'")
+    refused(DEMO, (), "--tiers D,H")
     seed = random.randrange(1 << 32)
     print("random traces from seed", seed)
     rng = random.Random(seed)
