@@ -134,6 +134,7 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 	struct pipe pipe;
 
 	if (lk->tiers && lk->broken) {
+		count_lookup(c, m, ns, n, 0);
 		b.done = core_lookup_below(c, m, lk, hash, n, ret);
 		return b;
 	}
