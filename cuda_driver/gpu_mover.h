@@ -42,22 +42,42 @@ struct gpu_mover;
  */
 int gpu_mover_open(uint32_t kind, uint32_t ordinal, struct gpu_mover **ret, char *why,
 		   uint32_t why_bytes);
-struct gpu_mover *gpu_mover_close(struct gpu_mover *mover); /* NULL is fine */
+/*
+ * Ends what is in flight: nothing is read or written when it returned, unless the mover is spoilt
+ * -- then, when the process has ended. Unmaps and detaches the rest. NULL is fine. Returns NULL.
+ */
+struct gpu_mover *gpu_mover_close(struct gpu_mover *mover);
 
-/* n handles next to each other at one address. The fds stay the caller's. All or nothing. */
+/*
+ * n handles next to each other at one address. The fds stay the caller's. All or nothing.
+ * -EINVAL: a size, or an fd that is no handle of it.
+ */
 int gpu_mover_map(struct gpu_mover *mover, uint32_t n, uint64_t handle_bytes, const int *fds,
 		  uint64_t *ret_device);
 /* Takes back one map, whole. No batch that uses it is in flight. -ENOENT. */
 int gpu_mover_unmap(struct gpu_mover *mover, uint64_t device);
 
-/* Makes mapped host memory known to the device, page-locked. -ENOENT: detach of what is not. */
+/*
+ * Makes mapped host memory known to the device, page-locked; for a GPU that takes some 50 ms a GiB.
+ * No copy in flight uses what is detached. -EBUSY: it, or a part of it, is known; -ENOENT: detach
+ * of what is not.
+ */
 int gpu_mover_attach(struct gpu_mover *mover, void *memory, uint64_t bytes);
 int gpu_mover_detach(struct gpu_mover *mover, void *memory);
 
-/* Starts n copies; they are the caller's again at return. -EBUSY: GPU_MOVER_BATCHES_MAX. */
+/*
+ * Starts n copies; they are the caller's again at return. That each lies within one map and within
+ * attached memory is the caller's to see to: a host mover would write where it is told to.
+ * 0; -EINVAL: n, direction, or what the driver found wrong with them; -EBUSY:
+ * GPU_MOVER_BATCHES_MAX; others by cuda_error.h. After an error no copy of them is in flight,
+ * unless the mover is spoilt.
+ */
 int gpu_mover_submit(struct gpu_mover *mover, enum gpu_direction direction, uint32_t n,
 		     const struct gpu_copy *copies, uint32_t *ret_batch);
-/* 0: done, the batch is forgotten; -EINPROGRESS; others: it failed, and is forgotten. */
+/*
+ * 0: done, the batch is forgotten; -EINPROGRESS; -EINVAL: there is no such batch; others: it failed
+ * and is forgotten, and nothing of it is in flight unless the mover is spoilt.
+ */
 int gpu_mover_poll(struct gpu_mover *mover, uint32_t batch);
 
 bool gpu_mover_is_spoilt(const struct gpu_mover *mover);

@@ -19,6 +19,7 @@
 #define STRIDE_BYTES 64u
 #define WORDS_BYTES (WORDS * STRIDE_BYTES)
 #define SECONDS_MAX 10
+#define TIMEOUT_S 60
 
 struct fenced {
 	struct roles r;
@@ -249,12 +250,12 @@ END_TEST
 int main(void)
 {
 	static const struct suite_case cases[] = {
-		{ &fence_stream_writes_a_word, 0 },
-		{ &fence_stream_waits_for_a_word, 0, 3 },
-		{ &fence_crosses_processes, 0 },
-		{ &fence_words_are_for_every_client, 0 },
-		{ &fence_refuses_what_cannot_be, 0 },
-		{ &fence_fails_cleanly, 0, FENCE_CALLS },
+		{ &fence_stream_writes_a_word, TIMEOUT_S },
+		{ &fence_stream_waits_for_a_word, TIMEOUT_S, 3 },
+		{ &fence_crosses_processes, TIMEOUT_S },
+		{ &fence_words_are_for_every_client, TIMEOUT_S },
+		{ &fence_refuses_what_cannot_be, TIMEOUT_S },
+		{ &fence_fails_cleanly, TIMEOUT_S, FENCE_CALLS },
 		{ NULL, 0 },
 	};
 

@@ -26,6 +26,7 @@
 #define PIECE_BYTES (MOVED_BYTES / PIECES)
 #define HOST_BYTES (2 * MOVED_BYTES)
 #define WHY_BYTES 256
+#define TIMEOUT_S 60 /* a busy machine has little time for the threads of copies */
 
 static const uint32_t kinds[] = { GPU_KIND_HOST, GPU_KIND_CUDA };
 #define KINDS ((int)(sizeof(kinds) / sizeof(kinds[0])))
@@ -559,19 +560,19 @@ END_TEST
 int main(void)
 {
 	static const struct suite_case cases[] = {
-		{ &mover_moves_both_ways, 0, KINDS },
-		{ &mover_moves_with_any_driver, 0, 5 },
-		{ &mover_needs_no_fd_after_map, 0, KINDS },
-		{ &mover_takes_batches_up_to_its_most, 0, KINDS },
-		{ &mover_refuses_what_cannot_be, 0, KINDS },
-		{ &mover_refuses_an_fd_that_is_no_handle, 0, KINDS },
-		{ &mover_close_ends_what_is_in_flight, 0, KINDS },
-		{ &mover_submit_does_not_wait, 0 },
-		{ &mover_open_says_why_not, 0 },
-		{ &mover_copes_with_the_failure_of_any_call, 0, LIFE_CALLS },
-		{ &mover_life_is_all_listed, 0 },
-		{ &mover_is_spoilt_by_an_error_that_sticks, 0, SPOILING_CALLS },
-		{ &mover_is_spoilt_when_copies_cannot_be_ended, 0 },
+		{ &mover_moves_both_ways, TIMEOUT_S, KINDS },
+		{ &mover_moves_with_any_driver, TIMEOUT_S, 5 },
+		{ &mover_needs_no_fd_after_map, TIMEOUT_S, KINDS },
+		{ &mover_takes_batches_up_to_its_most, TIMEOUT_S, KINDS },
+		{ &mover_refuses_what_cannot_be, TIMEOUT_S, KINDS },
+		{ &mover_refuses_an_fd_that_is_no_handle, TIMEOUT_S, KINDS },
+		{ &mover_close_ends_what_is_in_flight, TIMEOUT_S, KINDS },
+		{ &mover_submit_does_not_wait, TIMEOUT_S },
+		{ &mover_open_says_why_not, TIMEOUT_S },
+		{ &mover_copes_with_the_failure_of_any_call, TIMEOUT_S, LIFE_CALLS },
+		{ &mover_life_is_all_listed, TIMEOUT_S },
+		{ &mover_is_spoilt_by_an_error_that_sticks, TIMEOUT_S, SPOILING_CALLS },
+		{ &mover_is_spoilt_when_copies_cannot_be_ended, TIMEOUT_S },
 		{ NULL, 0 },
 	};
 
