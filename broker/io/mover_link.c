@@ -57,8 +57,11 @@ static void link_drop_ring(struct mover_link *link)
 static void link_hang_up(struct mover_link *link)
 {
 	loop_del(link->server->loop, &link->socket);
-	if (link->process.fd >= 0)
+	if (link->process.fd >= 0) {
+		/* A loop that does not turn any more keeps the socket open, and the mover waits. */
+		shutdown(link->process.fd, SHUT_RDWR);
 		close(link->process.fd);
+	}
 	link->process.fd = -1;
 }
 
@@ -90,26 +93,20 @@ static void link_is_dead(struct loop_source *source, uint32_t events)
 {
 	struct mover_link *link =
 		(struct mover_link *)((char *)source - offsetof(struct mover_link, death));
-	char how[80] = "", why[LINK_WHY_BYTES];
+	char how[80] = "";
 
 	if (link->process.fd >= 0)
 		link_receive(link); /* it may have said why */
 	loop_del(link->server->loop, &link->death);
-	if (link->state == LINK_DYING) {
-		process_end(&link->process, 0, how, sizeof(how));
-	} else {
-		int fd = link->process.fd;
-
-		link->process.fd = -1;
-		loop_del(link->server->loop, &link->socket);
-		close(fd);
-		process_end(&link->process, 0, how, sizeof(how));
-		snprintf(why, sizeof(why), "it is gone; %s", how);
-		snprintf(link->why, sizeof(link->why), "%s", why);
+	link_hang_up(link);
+	process_end(&link->process, 0, how, sizeof(how));
+	if (link->state != LINK_DYING) {
+		snprintf(link->why, sizeof(link->why), "it is gone; %s", how);
 		link->pause_ns = LINK_PAUSE_NS;
 		link->ops->broken(link);
 		if (log_limit_pass(&link->limit, link->server->now_ns, 5))
-			log_warn("device %s: its mover: %s; another is started", link->name, why);
+			log_warn("device %s: its mover: %s; another is started", link->name,
+				 link->why);
 	}
 	link_drop_ring(link);
 	link->state = LINK_OFF;
