@@ -43,6 +43,7 @@ struct gpu_info {
 	uint64_t granularity_bytes; /* handles are a multiple of it */
 	int32_t node;               /* NUMA node it is near; -1: not known */
 	int32_t owner_pid;          /* process that keeps the handles; 0: none but the caller */
+	uint64_t warm_bytes;        /* made ahead of need, and not handed out yet */
 	bool failed;                /* requests fail now, for the reason in why */
 	char why[256];
 };
@@ -57,6 +58,9 @@ struct gpu_ops {
 	/* Takes all handles of one create back; the fds are closed. Cannot fail. */
 	void (*close)(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, const int *fds,
 		      uint64_t token);
+	/* For the thread that creates, while it has nothing to do: makes a little ahead of need.
+	 * False: nothing more is to be made. NULL: it never is. */
+	bool (*ahead)(struct gpu_device *dev);
 	void (*info)(struct gpu_device *dev, struct gpu_info *ret);
 	/*
 	 * Ends the process that keeps the handles, of which none is left, or starts it again. NULL:

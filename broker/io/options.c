@@ -51,6 +51,9 @@ static const char options_help[] =
 	"  --device cuda:N=SIZE       serve SIZE of the memory of a GPU; --device may be given "
 	"for\n"
 	"                             several nodes and GPUs\n"
+	"  --warm SIZE                of each GPU's memory, lies ready for the next space that "
+	"grows;\n"
+	"                             default an eighth of it, at most 2G\n"
 	"  --host-tier SIZE           keep pages that devices have no room for in SIZE of DRAM, "
 	"in\n"
 	"                             all, next to the devices; default 0: there is none\n"
@@ -340,6 +343,7 @@ enum option_id {
 	OPT_OWNER_DEADLINE,
 	OPT_OWNER,
 	OPT_MOVER,
+	OPT_WARM,
 	OPT_HOST_TIER,
 	OPT_MOVER_SUMS,
 	OPT_IO,
@@ -370,6 +374,7 @@ static const struct option options_long[] = {
 	{ "owner-deadline", required_argument, NULL, OPT_OWNER_DEADLINE },
 	{ "owner", required_argument, NULL, OPT_OWNER },
 	{ "mover", required_argument, NULL, OPT_MOVER },
+	{ "warm", required_argument, NULL, OPT_WARM },
 	{ "host-tier", required_argument, NULL, OPT_HOST_TIER },
 	{ "mover-sums", required_argument, NULL, OPT_MOVER_SUMS },
 	{ "io", required_argument, NULL, OPT_IO },
@@ -442,6 +447,10 @@ static int option_amount(struct options *o, int option, const char *arg)
 		return parse_scaled("--drain", arg, 0, MS_NS, &cfg->drain_ns);
 	case OPT_SPIN:
 		return parse_scaled("--spin-us", arg, 0, US_NS, &cfg->spin_ns);
+	case OPT_WARM:
+		return size_parse(arg, 0, &cfg->warm_bytes)
+			       ? complain("--warm: '%s' is not a size (1G), or 0", arg)
+			       : 0;
 	case OPT_HOST_TIER:
 		return parse_tier(arg, &cfg->tier_bytes);
 	case OPT_MOVER_SUMS:
@@ -577,6 +586,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.drain_ns = 5000 * MS_NS,
 		.spin_ns = 50 * US_NS,
 		.owner_deadline_ns = 5000 * MS_NS,
+		.warm_bytes = UINT64_MAX,
 		.mover_sums = 2,
 		.log_level = LOG_LEVEL_INFO,
 		.admins_max = 32,

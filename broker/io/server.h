@@ -53,6 +53,7 @@ struct server_config {
 	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
 	uint64_t drain_ns;           /* SIGTERM: how long clients have to finish */
 	uint64_t spin_ns;            /* how long an idle ring stays polled; default 50 us */
+	uint64_t warm_bytes; /* of each GPU, made ahead of need; UINT64_MAX: a part of it */
 	uint64_t owner_deadline_ns;  /* for a request to the owner or the mover of a device */
 	uint64_t tier_bytes;         /* host tier, all nodes together; 0: none */
 	uint32_t mover_sums;         /* threads of a mover that checksum; 0: nobody does */

@@ -31,6 +31,7 @@
 #include "broker/io/start.h"
 #include "broker/io/worker.h"
 #include "broker/owner/owner.h"
+#include "broker/owner/warm.h"
 #include "broker/policy/policy.h"
 #include "cuda_driver/gpu.h"
 #include "numa/arena.h"
@@ -52,6 +53,9 @@
 #define START_TIER_UNIT_BYTES_MIN (2ull << 20)
 #define START_TIER_UNIT_BYTES_MAX (256ull << 20)
 #define START_FDS_PER_MOVER 6u /* socket, pidfd, ring, two eventfds; one to spare */
+
+#define START_WARM_PART 8u            /* of a GPU's capacity made ahead of need */
+#define START_WARM_BYTES (2ull << 30) /* but no more than this */
 
 #define START_SLABS_MIN 4096u  /* the core's default */
 #define START_SLABS_MAX 65000u /* a slab's index has 16 bits */
@@ -335,6 +339,16 @@ static int start_open_device(struct server *s, unsigned i)
 	return error;
 }
 
+/* What may lie ready of a GPU's memory. */
+static uint64_t start_warm_bytes(const struct server *s, const struct server_device_config *d)
+{
+	uint64_t part = d->capacity_bytes / START_WARM_PART;
+
+	if (s->cfg.warm_bytes != UINT64_MAX)
+		return s->cfg.warm_bytes;
+	return part < START_WARM_BYTES ? part : START_WARM_BYTES;
+}
+
 /* Waits for the owner of a GPU, and looks if the GPU is as large as was asked. */
 static int start_check_gpu(struct server *s, unsigned i)
 {
@@ -363,7 +377,10 @@ static int start_check_gpu(struct server *s, unsigned i)
 	log_info("device cuda:%u: %s, %s, NUMA node %d, driver %s, owner is process %d", d->ordinal,
 		 info.model, core_size(info.total_bytes).text, info.node, info.driver,
 		 info.owner_pid);
-	return 0;
+	error = warm_open(s->device[i], d->capacity_bytes, start_warm_bytes(s, d), &s->device[i]);
+	if (error)
+		s->device[i] = NULL;
+	return error;
 }
 
 int start_devices(struct server *s)

@@ -130,6 +130,20 @@ static void worker_turn(struct worker_unit *unit, struct worker_node *node)
 		return; /* the counter is full, so the event is there */
 }
 
+/* With the lock held, but not while the device works. False: there is nothing to make. */
+static bool worker_make_ahead(struct worker_unit *unit)
+{
+	struct worker *w = unit->worker;
+	bool more;
+
+	if (!unit->dev->ops->ahead || unit->rests)
+		return false;
+	pthread_mutex_unlock(&w->lock);
+	more = unit->dev->ops->ahead(unit->dev);
+	pthread_mutex_lock(&w->lock);
+	return more;
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker_unit *unit = arg;
@@ -141,7 +155,8 @@ static void *worker_main(void *arg)
 
 		if (node || unit->rest != unit->rests)
 			worker_turn(unit, node);
-		else
+		else if (!worker_make_ahead(unit) && !unit->jobs.first && !w->stop &&
+			 unit->rest == unit->rests)
 			pthread_cond_wait(&unit->work, &w->lock);
 	}
 	pthread_mutex_unlock(&w->lock);
