@@ -28,8 +28,8 @@
 #include "broker/mover/queue.h"
 #include "broker/mover/sum.h"
 
-#define MOVER_BATCH_PAGES_MAX 512u
-#define MOVER_BATCH_BYTES_MAX (32ull << 20) /* unless one page is more */
+#define MOVER_BATCH_PAGES_MAX 256u
+#define MOVER_BATCH_BYTES_MAX (16ull << 20) /* unless one page is more */
 #define MOVER_BATCHES_COPYING 2u            /* of a direction */
 #define MOVER_BATCHES 4u                    /* of a direction, in all stages */
 #define MOVER_DIRECTIONS 2u

@@ -22,6 +22,7 @@
 #include "broker/mover/point.h"
 
 #define PIECE_BYTES_MAX (1u << 30) /* the library counts in int */
+#define STEP_BYTES (256u << 10) /* tens of us: the lock costs nothing then, and none waits long */
 
 void mover_sum_make(struct mover_page *page)
 {
@@ -46,23 +47,28 @@ void mover_sum_make(struct mover_page *page)
 
 /* ---- the threads --------------------------------------------------------------------------- */
 
-/* The next page, of the oldest job that has one; waits for it. NULL: the end. */
-static struct mover_page *take_page(struct mover_sums *s, struct mover_sum_job **ret_job)
+/* The next pages, of the oldest job that has some; waits for them. 0: the end. */
+static uint32_t take_pages(struct mover_sums *s, struct mover_sum_job **ret_job,
+			   struct mover_page **ret)
 {
 	struct mover_sum_job *job;
+	uint32_t n;
 
 	while (!s->first && !s->end)
 		pthread_cond_wait(&s->work, &s->lock);
 	if (s->end)
-		return NULL;
+		return 0;
 	job = s->first;
+	n = job->n - job->next < job->step ? job->n - job->next : job->step;
 	*ret_job = job;
-	if (job->next + 1 == job->n) {
+	*ret = &job->page[job->next];
+	job->next += n;
+	if (job->next == job->n) {
 		s->first = job->after;
 		if (!s->first)
 			s->last = NULL;
 	}
-	return &job->page[job->next++];
+	return n;
 }
 
 static void *thread_main(void *arg)
@@ -71,13 +77,16 @@ static void *thread_main(void *arg)
 	const uint64_t one = 1;
 	struct mover_sum_job *job;
 	struct mover_page *page;
+	uint32_t n;
 
 	pthread_mutex_lock(&s->lock);
-	while ((page = take_page(s, &job))) {
+	while ((n = take_pages(s, &job, &page))) {
 		pthread_mutex_unlock(&s->lock);
-		mover_sum_make(page);
+		for (uint32_t i = 0; i < n; i++)
+			mover_sum_make(&page[i]);
 		pthread_mutex_lock(&s->lock);
-		if (--job->left == 0)
+		job->left -= n;
+		if (job->left == 0)
 			(void)!write(s->event, &one, sizeof(one));
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -179,6 +188,9 @@ int mover_sums_event(const struct mover_sums *s)
 
 void mover_sums_submit(struct mover_sums *s, struct mover_sum_job *job)
 {
+	const uint64_t page_bytes = job->page->regions * job->page->stride_bytes;
+
+	job->step = page_bytes < STEP_BYTES ? (uint32_t)(STEP_BYTES / page_bytes) : 1;
 	job->next = 0;
 	job->left = job->n;
 	job->after = NULL;
@@ -188,7 +200,7 @@ void mover_sums_submit(struct mover_sums *s, struct mover_sum_job *job)
 	else
 		s->first = job;
 	s->last = job;
-	if (job->n > 1)
+	if (job->n > job->step)
 		pthread_cond_broadcast(&s->work);
 	else
 		pthread_cond_signal(&s->work);

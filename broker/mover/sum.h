@@ -31,6 +31,7 @@ struct mover_page {
 struct mover_sum_job {
 	struct mover_page *page;
 	uint32_t n;
+	uint32_t step; /* pages that a thread takes at a time */
 	uint32_t next; /* to be taken */
 	uint32_t left; /* not done */
 	struct mover_sum_job *after;
