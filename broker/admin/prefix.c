@@ -226,6 +226,8 @@ static void explain_page(const struct core *c, const struct prefix_query *q, uin
 	else if (q->space >= 0 && slab->space != q->space &&
 		 slab->space != c->spaces[q->space].below)
 		(void)snprintf(why, bytes, "it is cached in space %u", slab->space);
+	else if (p->flags & CORE_PAGE_PENDING)
+		(void)snprintf(why, bytes, "other ranks of its group do not have it");
 	else if (slab->state == CORE_SLAB_LIVE && is_below(c, page))
 		(void)snprintf(why, bytes, "it is in the host tier, from where LOAD brings it up");
 	else if (slab->state != CORE_SLAB_LIVE)

@@ -271,6 +271,9 @@ static void stats_fill_spaces(const struct core *c, struct stats_segment *seg)
 			.ripe = sp->ripe,
 			.falling = sp->falling,
 			.rising = sp->rising,
+			.rank = sp->rank,
+			.ranks = sp->ranks,
+			.group = sp->group,
 			.evictions = sp->evictions,
 			.used_ns = sp->used_ns,
 		};

@@ -51,6 +51,7 @@ struct stats_device {
 	uint32_t drain;          /* enum stats_drain */
 	uint32_t resv;
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
+	uint64_t warm_bytes; /* made ahead of need, granted to nobody */
 	uint64_t held_bytes, sealed_bytes, arriving_bytes,
 		free_bytes; /* of granted; pages of live and draining slabs */
 	uint64_t pages, pages_free;
@@ -93,7 +94,10 @@ struct stats_space {
 	uint32_t pages_per_slab, slots, slabs, members;
 	uint32_t pages, pages_free, listed;
 	uint32_t below, above; /* ids of the spaces in the tiers next to it; STATS_NONE */
-	uint32_t ripe, falling, rising, resv;
+	uint32_t ripe, falling, rising;
+	uint32_t rank, ranks; /* of its group; ranks 1: it is in none */
+	uint32_t resv;
+	uint64_t group;
 	uint64_t evictions, used_ns;
 };
 

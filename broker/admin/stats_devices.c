@@ -35,6 +35,7 @@ static void fill_driver(struct gpu_device *dev, struct stats_device *sd)
 	sd->node = info.node;
 	sd->owner_pid = info.owner_pid;
 	sd->failed = info.failed;
+	sd->warm_bytes = info.warm_bytes;
 }
 
 static void fill_device(const struct server *s, unsigned device, struct stats_device *sd)

@@ -319,10 +319,12 @@ static void say_drain(FILE *to, const cJSON *a, bool plan)
 		(void)fprintf(to, "%s is drained", string(a, "device"));
 		return;
 	}
-	(void)fprintf(
-		to, "%s %s: %s in slabs, of which %s are cached and %s",
-		plan ? "would drain" : "drains", string(a, "device"), granted.text, cached.text,
-		truth(a, "below") ? "go to the host tier as far as the deadline allows" : "lost");
+	(void)fprintf(to, "%s %s: %s in slabs", plan ? "would drain" : "drains",
+		      string(a, "device"), granted.text);
+	if (number(a, "cached_bytes") > 0)
+		(void)fprintf(to, ", of which %s are cached and %s", cached.text,
+			      truth(a, "below") ? "go to the host tier as the deadline allows"
+						: "lost");
 	cJSON_ArrayForEach(client, cJSON_GetObjectItemCaseSensitive(a, "clients"))
 		say_client(to, client, plan, truth(a, "force"));
 	if (!plan)

@@ -130,6 +130,8 @@ static const struct column device_columns[] = {
 	{ "free_bytes", "FREE", COLUMN_BYTES, false, "granted to nobody", CALL(device_free) },
 	{ "draining_bytes", "DRAINING", COLUMN_BYTES, true, "of granted: on their way back",
 	  U64(stats_device, draining_bytes) },
+	{ "warm_bytes", "WARM", COLUMN_BYTES, true, "made ahead of need, granted to nobody",
+	  U64(stats_device, warm_bytes) },
 	{ "handle_bytes", "HANDLE", COLUMN_BYTES, true, "unit of the driver",
 	  U64(stats_device, handle_bytes) },
 	{ "slabs", "SLABS", COLUMN_COUNT, true, "granted", U32(stats_device, slabs) },

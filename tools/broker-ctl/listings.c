@@ -315,6 +315,13 @@ static cJSON *space_tag(const struct stats_segment *seg, const void *record)
 	return hex_number(((const struct stats_space *)record)->tag);
 }
 
+static cJSON *space_group(const struct stats_segment *seg, const void *record)
+{
+	const struct stats_space *s = record;
+
+	return s->ranks > 1 ? hex_number(s->group) : NULL;
+}
+
 static cJSON *space_below(const struct stats_segment *seg, const void *record)
 {
 	return index_or_none(((const struct stats_space *)record)->below);
@@ -355,6 +362,10 @@ static const struct column space_columns[] = {
 	  U64(stats_space, evictions) },
 	{ "idle_s", "IDLE", COLUMN_SECONDS, true, "since it was last used", CALL(space_idle) },
 	{ "tag", "TAG", COLUMN_TEXT, true, "its members' number for it", CALL(space_tag) },
+	{ "group", "GROUP", COLUMN_TEXT, true, "its group's number, if it is one of several ranks",
+	  CALL(space_group) },
+	{ "rank", "RANK", COLUMN_COUNT, true, "which of them", U32(stats_space, rank) },
+	{ "ranks", "RANKS", COLUMN_COUNT, true, "how many there are", U32(stats_space, ranks) },
 	{ "below", "BELOW", COLUMN_COUNT, true, "space with its pages in the tier below",
 	  CALL(space_below) },
 	{ "above", "ABOVE", COLUMN_COUNT, true, "space that it is below", CALL(space_above) },
