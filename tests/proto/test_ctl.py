@@ -156,7 +156,8 @@ def test_json_of_every_command(b):
                  ["-n", "epoch", "bump", NS], ["prefix", "lookup", NS, hash_of(0)],
                  ["prefix", "explain", NS, hash_of(0), hash_of(60)],
                  ["-n", "prefix", "pin", NS, hash_of(0)], ["-n", "prefix", "unpin", NS, hash_of(0)],
-                 ["prefix", "top"], ["space", "list"], ["gpu", "list"], ["policy", "show"],
+                 ["prefix", "top"], ["space", "list"], ["gpu", "list"], ["tier", "list"],
+                 ["policy", "show"],
                  ["version"], ["version", "--features"]):
         assert isinstance(b.json(*args), dict), args
         code, out, err = b.ctl("-p", *args)
@@ -188,6 +189,20 @@ def test_what_an_engine_holds_is_shown(b):
     assert b.json("status")["leases"] == 0
 
 
+def test_no_tier_below_is_told(b):
+    rows = b.json("tier", "list")["tiers"]
+    assert len(rows) == 1 and rows[0]["tier"] == "device" and rows[0]["device"] == "host:0", rows
+    assert all(rows[0][k] is None for k in ("below", "ready", "why", "filled_bytes", "misplaced_bytes")), rows
+    assert all(rows[0][k] == 0 for k in ("demoted", "promoted", "dropped", "flights", "failed", "ripe")), rows
+    d = b.json("gpu", "list")["devices"][0]
+    assert d["mover_pid"] is None and d["mover_restarts"] == 0 and d["state"] == "ok", d
+    s = b.json("status")
+    assert s["tiers"] == rows and s["hit_ratio_host"] is None and s["loads"] == 0, s
+    assert "host tier" not in b.ctl("status")[1]
+    assert b.json("version", "--features")["features"]["lower_tier"] is False
+    assert b.ctl("tier", "list", "-H", "-o", "tier,device")[1].split() == ["device", "host:0"]
+
+
 def test_fields_csv_and_header(b):
     code, out, _ = b.ctl("tenant", "list", "--csv", "-o", "weight,tenant")
     assert code == 0 and out == "weight,tenant\n1,default\n2,rl\n1,other\n", out
@@ -210,12 +225,16 @@ def test_exit_codes(b):
                 ["prefix", "top", "--count", "501"], ["tenant", "set", "rl", "min=7Q"],
                 ["tenant", "set", "rl", "weight=0"], ["tenant", "set", "a/b"],
                 ["tenant", "set", "rl", "colour=red"], ["tenant", "set", "rl", "min=2G", "max=1G"],
-                ["tenant", "set", "rl", "device=host:9"], ["-n", "-y", "epoch", "bump", NS]):
+                ["tenant", "set", "rl", "device=host:9"], ["-n", "-y", "epoch", "bump", NS],
+                ["tier"], ["tier", "list", "host:0"], ["tier", "list", "-o", "nonsense"], ["gpu", "drain"],
+                ["gpu", "drain", "host:0", "-y"], ["gpu", "drain", "host:0"], ["gpu", "drain", "host:0", "-n", "-y"],
+                ["gpu", "resume", "host:0"], ["gpu", "resume", "host:0", "--force"], ["gpu", "list", "--force"]):
         code, out, err = b.ctl(*bad)
         assert code == 2 and out == "" and err.startswith("broker-ctl: "), (bad, code, out, err)
     for none in (["client", "show", "99"], ["client", "kick", "99", "-y"], ["tenant", "show", "no"],
                  ["tenant", "delete", "no", "-y"], ["ns", "show", "77"], ["epoch", "bump", "77", "-y"],
-                 ["prefix", "evict", NS, hash_of(60), "-y"],
+                 ["prefix", "evict", NS, hash_of(60), "-y"], ["gpu", "drain", "cuda:0", "-y"],
+                 ["gpu", "drain", "nonsense", "-y"], ["gpu", "resume", "cuda:0"],
                  ["prefix", "lookup", NS, hash_of(0), "--space", "60"]):
         assert b.ctl(*none)[0] == 4, none
     assert b.ctl("prefix", "evict", NS, hash_of(0), "-y")[0] == 6
@@ -259,7 +278,8 @@ def test_permission(b):
     assert ctl("status") == 0
     for args in (["client", "kick", client, "-y"], ["epoch", "bump", NS, "-y"], ["health", "--deep"],
                  ["tenant", "set", "rl", "weight=9"], ["tenant", "delete", "other", "-y"],
-                 ["prefix", "lookup", NS, hash_of(0)], ["prefix", "top", NS]):
+                 ["prefix", "lookup", NS, hash_of(0)], ["prefix", "top", NS], ["gpu", "drain", "cuda:0", "-y"],
+                 ["gpu", "resume", "cuda:0"]):
         assert ctl(*args) == 5, args
     out = subprocess.run([b.dir + "/ctl", "-S", b.sock, "-j", "prefix", "top"], capture_output=True,
                          text=True, **nobody)
