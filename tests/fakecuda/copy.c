@@ -104,6 +104,8 @@ static void copy_move(const struct copy_piece *piece, uint64_t at, uint64_t byte
 static enum cu_result copy_piece_run(const struct copy_piece *piece, uint32_t ordinal)
 {
 	for (uint64_t at = 0, bytes; at < piece->bytes; at += bytes) {
+		if (fake.finished)
+			return CU_OK;
 		bytes = piece->bytes - at < COPY_CHUNK_BYTES ? piece->bytes - at : COPY_CHUNK_BYTES;
 		if (!copy_place_holds(piece->to_place, piece->to + at, bytes, ordinal,
 				      CU_ACCESS_READ_WRITE) ||

@@ -47,7 +47,10 @@ static enum cu_result device_init(unsigned int flags)
 	return CU_OK;
 }
 
-/* A child of fork() has its parent's stores, but not the say over them. */
+/*
+ * What the process still has goes before its stores do, so that the last one leaves no file.
+ * A child of fork() has its parent's stores, but not the say over them.
+ */
 static void __attribute__((destructor)) device_finish(void)
 {
 	if (fake.pid != getpid())
@@ -55,6 +58,8 @@ static void __attribute__((destructor)) device_finish(void)
 	fake_lock();
 	fake.finished = true;
 	fake_wake();
+	space_finish();
+	handle_finish();
 	for (uint32_t i = 0; i < fake.settings.gpus; i++)
 		store_close(fake.devices[i].store);
 	fake_leave(CU_OK);

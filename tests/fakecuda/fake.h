@@ -191,6 +191,8 @@ struct handle {
 /* Aborts when there is none: the real driver would read wild memory. */
 struct handle *handle_get(cu_handle id, const char *call);
 void handle_put(struct handle *handle);
+/* The process ends: all handles are released. */
+void handle_finish(void);
 /* Of its device; FAKE_DEVICE_ANY: no such handle. */
 int handle_ordinal(cu_handle id);
 
@@ -249,6 +251,10 @@ void copy_wait_range(uint64_t address, uint64_t bytes);
 
 /* Has the device this right on every byte? An empty range has. */
 bool space_allows(cu_address address, uint64_t bytes, uint32_t ordinal, enum cu_access access);
+
+/* The process ends: maps go. Who still reads or writes there meets memory of nobody, not a fault.
+ */
+void space_finish(void);
 
 /* Device of the thread's context. INVALID_CONTEXT, CONTEXT_IS_DESTROYED. */
 enum cu_result context_device(uint32_t *ret_ordinal);

@@ -109,6 +109,15 @@ void handle_put(struct handle *handle)
 	free(handle);
 }
 
+void handle_finish(void)
+{
+	for (uint32_t i = 0; i < handle_slots_count; i++) {
+		if (handle_slots[i].handle)
+			handle_put(handle_slots[i].handle);
+		handle_slots[i].handle = NULL;
+	}
+}
+
 /* ---- create and release -------------------------------------------------------------------- */
 
 static enum cu_result handle_create(cu_handle *ret, size_t bytes, const struct cu_allocation *prop)

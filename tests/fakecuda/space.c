@@ -210,6 +210,17 @@ enum cu_result cuMemMap(cu_address address, size_t bytes, size_t offset, cu_hand
 	return fake_leave(result);
 }
 
+/* What is at its addresses is no longer of the handle. */
+static void space_forget(struct space *space, struct map *map)
+{
+	uint64_t first = (map->address - space->address) / FAKE_GRANULE_BYTES;
+
+	for (uint64_t i = 0; i < map->handle->bytes / FAKE_GRANULE_BYTES; i++)
+		space->maps[first + i] = NULL;
+	handle_put(map->handle);
+	free(map);
+}
+
 static void space_unmap_one(struct space *space, struct map *map)
 {
 	uint64_t bytes = map->handle->bytes;
@@ -218,10 +229,7 @@ static void space_unmap_one(struct space *space, struct map *map)
 	if (mmap(space_pointer(map->address), bytes, PROT_NONE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
 		mprotect(space_pointer(map->address), bytes, PROT_NONE);
-	for (uint64_t i = 0; i < bytes / FAKE_GRANULE_BYTES; i++)
-		space->maps[(map->address - space->address) / FAKE_GRANULE_BYTES + i] = NULL;
-	handle_put(map->handle);
-	free(map);
+	space_forget(space, map);
 }
 
 static enum cu_result space_unmap(cu_address address, size_t bytes)
@@ -252,6 +260,22 @@ enum cu_result cuMemUnmap(cu_address address, size_t bytes)
 	if (result == CU_OK)
 		copy_wait_range(address, bytes);
 	return fake_leave(result ? result : space_unmap(address, bytes));
+}
+
+void space_finish(void)
+{
+	for (struct space *space = space_list; space; space = space->next) {
+		for (uint64_t i = 0; i < space->bytes / FAKE_GRANULE_BYTES; i++) {
+			struct map *map = space->maps[i];
+
+			if (!map)
+				continue;
+			mmap(space_pointer(map->address), map->handle->bytes,
+			     PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+			space_forget(space, map);
+		}
+	}
 }
 
 /* ---- access -------------------------------------------------------------------------------- */

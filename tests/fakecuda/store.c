@@ -183,6 +183,15 @@ static int store_file_alive(const char *path)
 	}
 }
 
+/* Does no other process use the device? */
+static bool store_is_alone(struct store *st)
+{
+	if (store_fcntl(st->fd, F_OFD_SETLK, F_WRLCK, STORE_LOCK_USER, 1))
+		return false;
+	store_fcntl(st->fd, F_OFD_SETLK, F_RDLCK, STORE_LOCK_USER, 1);
+	return true;
+}
+
 int store_open(const struct fake_settings *settings, uint32_t ordinal, struct store **ret)
 {
 	struct store *st = calloc(1, sizeof(*st));
@@ -214,7 +223,8 @@ int store_open(const struct fake_settings *settings, uint32_t ordinal, struct st
 		return error;
 	}
 	store_change_begin(st);
-	store_repair(st);
+	if (store_repair(st) == 0 && store_is_alone(st))
+		st->tail->lost = 0;
 	store_change_end(st);
 	*ret = st;
 	return 0;

@@ -9,71 +9,16 @@
  * of a case are on a pretend machine named after it.
  */
 
-#include "cuda_driver/cuda_api.h"
+#include "tests/fakecuda/test_process.h"
 #include "tests/unit/suite.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-#define PIECE (2ull << 20)
-
-static const struct cuda_api *cu;
-
-/* Loads the driver with these settings, on a pretend machine of this name. */
-static void fake_load(const char *node, const char *settings)
-{
-	char text[512];
-
-	snprintf(text, sizeof(text), "node=test-%s,%s", node, settings);
-	setenv("FAKECUDA", text, 1);
-	ck_assert_int_eq(cuda_load(&cu), 0);
-}
-
-static void fake_start(const char *node, const char *settings)
-{
-	fake_load(node, settings);
-	ck_assert_int_eq(cu->init(0), CU_OK);
-}
-
-static enum cu_result fake_create(int ordinal, uint64_t bytes, cu_handle *ret)
-{
-	struct cu_allocation prop = {
-		.type = CU_ALLOCATION_PINNED,
-		.handle_types = CU_HANDLE_POSIX_FD,
-		.location = { .type = CU_LOCATION_DEVICE, .id = ordinal },
-	};
-
-	return cu->mem_create(ret, bytes, &prop, 0);
-}
-
-/* Runs this in a process of its own, which ends as processes do. 0: it returned true. */
-static int child_run(bool (*what)(const char *settings), const char *settings)
-{
-	int status = -1;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		close(STDOUT_FILENO);
-		exit(what(settings) ? 0 : 1);
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	return status;
-}
-
-static uint64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
 
 /* ---- settings ------------------------------------------------------------------------------ */
 
@@ -144,6 +89,14 @@ static const char *const settings_wrong[] = {
 	"gpu=1",
 	"gpus",
 	"gpus=1,,mem=2M",
+	"up=25",
+	"up=0G",
+	"up=G",
+	"up=2000G",
+	"down=25T",
+	"down=1GB",
+	"lat=cuEventQuerry:1us",
+	"fail=cuMemcpyBatch:1:UNKNOWN",
 };
 
 /* One that cannot be read is not guessed at: a line tells which, and no call works. */
@@ -348,13 +301,58 @@ START_TEST(test_access_faults)
 }
 END_TEST
 
-/* The last to leave takes the files along. */
+static bool leaves_maps(const char *settings)
+{
+	cu_handle handle;
+	cu_address at;
+
+	fake_start("lost", settings);
+	return fake_create(1, PIECE, &handle) == CU_OK &&
+	       cu->mem_address_reserve(&at, PIECE, 0, 0, 0) == CU_OK &&
+	       cu->mem_map(at, PIECE, 0, handle, 0) == CU_OK &&
+	       fake_create(1, PIECE, &handle) == CU_OK;
+}
+
+static bool node_has_file(const char *node, int ordinal, uint64_t bytes)
+{
+	char name[64], path[128];
+
+	fake_node(name, sizeof(name), node);
+	snprintf(path, sizeof(path), "/dev/shm/fakecuda-%s-%d-%llu", name, ordinal,
+		 (unsigned long long)bytes);
+	return access(path, F_OK) == 0;
+}
+
+/* The last to leave takes the files along, and all that it still had. */
 START_TEST(test_leaves_nothing)
 {
 	ck_assert_int_eq(child_run(device_works, "gpus=2,mem=66M"), 0);
-	ck_assert_int_lt(access("/dev/shm/fakecuda-test-lost-0-69206016", F_OK), 0);
-	ck_assert_int_eq(errno, ENOENT);
-	ck_assert_int_lt(access("/dev/shm/fakecuda-test-lost-1-69206016", F_OK), 0);
+	ck_assert(!node_has_file("lost", 0, 66 << 20) && !node_has_file("lost", 1, 66 << 20));
+	ck_assert_int_eq(child_run(leaves_maps, "gpus=2,mem=66M"), 0);
+	ck_assert(!node_has_file("lost", 0, 66 << 20) && !node_has_file("lost", 1, 66 << 20));
+}
+END_TEST
+
+static bool device_lose_and_die(const char *settings)
+{
+	cu_handle handle;
+
+	fake_start("lost", settings);
+	if (fake_create(1, PIECE, &handle) != CU_OK || cu->mem_release(handle) != CU_ERROR_UNKNOWN)
+		return false;
+	kill(getpid(), SIGKILL);
+	return false;
+}
+
+/* A lost device is back when all that used it were killed, too. */
+START_TEST(test_lost_and_killed)
+{
+	int status =
+		child_run(device_lose_and_die, "gpus=2,mem=62M,fail=cuMemRelease@1:1:DEVICE_LOST");
+
+	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	ck_assert(node_has_file("lost", 1, 62 << 20));
+	ck_assert_int_eq(child_run(device_works, "gpus=2,mem=62M"), 0);
 }
 END_TEST
 
@@ -395,14 +393,23 @@ END_TEST
 int main(void)
 {
 	static const struct suite_case cases[] = {
-		{ &test_settings, 0 },          { &test_no_device, 0 },
-		{ &test_settings_wrong, 20 },   { &test_fail_once, 0 },
-		{ &test_fail_onwards, 0 },      { &test_fail_any, 0 },
-		{ &test_fail_sticks, 0 },       { &test_device_lost, 20 },
-		{ &test_release_twice, 0 },     { &test_latency, 0 },
-		{ &test_latency_by_piece, 0 },  { &test_access_faults, 0 },
-		{ &test_leaves_nothing, 0 },    { &test_fd_holds_room, 0 },
-		{ &test_does_not_fragment, 0 }, { NULL, 0 },
+		{ &test_settings, 0 },
+		{ &test_no_device, 0 },
+		{ &test_settings_wrong, 20 },
+		{ &test_fail_once, 0 },
+		{ &test_fail_onwards, 0 },
+		{ &test_fail_any, 0 },
+		{ &test_fail_sticks, 0 },
+		{ &test_device_lost, 20 },
+		{ &test_release_twice, 0 },
+		{ &test_latency, 0 },
+		{ &test_latency_by_piece, 0 },
+		{ &test_access_faults, 0 },
+		{ &test_leaves_nothing, 0 },
+		{ &test_fd_holds_room, 0 },
+		{ &test_does_not_fragment, 0 },
+		{ &test_lost_and_killed, 0 },
+		{ NULL, 0 },
 	};
 
 	return suite_run("fakecuda", cases);
