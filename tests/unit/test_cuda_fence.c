@@ -185,6 +185,23 @@ START_TEST(fence_words_are_for_every_client)
 }
 END_TEST
 
+/* The mapping that was named goes away; the words are where they were, for who maps them anew. */
+START_TEST(fence_outlives_the_mapping)
+{
+	struct fenced f;
+
+	fenced_open(&f, "");
+	ck_assert_int_eq(fenced_register(&f), 0);
+	ck_assert_int_eq(munmap(f.words, WORDS_BYTES), 0);
+	ck_assert_int_eq(cuda_client_stream_write(f.r.client, NULL, 6, 66), 0);
+	ck_assert_int_eq(f.r.api->ctx_synchronize(), CU_OK);
+	f.words = mmap(NULL, WORDS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f.fd, 0);
+	ck_assert_ptr_ne(f.words, MAP_FAILED);
+	ck_assert_uint_eq(word_read(&f, 6), 66);
+	fenced_close(&f);
+}
+END_TEST
+
 START_TEST(fence_refuses_what_cannot_be)
 {
 	struct fenced f;
@@ -254,6 +271,7 @@ int main(void)
 		{ &fence_stream_waits_for_a_word, TIMEOUT_S, 3 },
 		{ &fence_crosses_processes, TIMEOUT_S },
 		{ &fence_words_are_for_every_client, TIMEOUT_S },
+		{ &fence_outlives_the_mapping, TIMEOUT_S },
 		{ &fence_refuses_what_cannot_be, TIMEOUT_S },
 		{ &fence_fails_cleanly, TIMEOUT_S, FENCE_CALLS },
 		{ NULL, 0 },
