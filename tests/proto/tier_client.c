@@ -11,8 +11,8 @@
  *   grow N         asks for N slabs: `grown N`, `failed ERRNO`
  *   put FIRST N    N keys: allocates, writes, seals, releases: `put N`; fewer when for ten seconds
  *                  no page is to be had
- *   get FIRST N    brings keys up that are anywhere, reads each, releases: `got N BELOW`, BELOW of
- *                  them from below
+ *   get FIRST N    brings keys up that are anywhere, reads each, releases: `got N BELOW US`, BELOW
+ *                  of them from below, US the longest call
  *   look FIRST N   `found N DEVICE`: the leading run in any tier, and how much of it is on the
  * device below          `below 1` if the space has a host tier shrink         gives every slab
  * back: `ok` ping N         N empty calls: `worst US`, the longest of them
@@ -143,21 +143,26 @@ static void put(uint64_t first, uint32_t n)
 static void get(uint64_t first, uint32_t n)
 {
 	uint32_t at = 0, done = 0, below = 0;
+	uint64_t worst_ns = 0;
 
 	while (at < n) {
 		uint32_t some = n - at < BATCH ? n - at : BATCH, device = 0;
 		struct kvb_hash hash[BATCH];
 		kvb_page_t page[BATCH];
+		uint64_t began_ns;
 		int64_t got;
 
 		for (uint32_t i = 0; i < some; i++)
 			hash[i] = hash_of(first + at + i);
+		began_ns = clock_ns();
 		got = kvb_lookup_tiers(space, ns.ns, 0, hash, page, some, &device, NULL);
 		must(got, "lookup");
 		if (device)
 			must(kvb_release(space, page, device), "release");
 		got = kvb_load(space, ns.ns, 0, hash, page, some, NULL);
 		must(got, "load");
+		began_ns = clock_ns() - began_ns;
+		worst_ns = began_ns > worst_ns ? began_ns : worst_ns;
 		for (uint32_t i = 0; i < got; i++)
 			page_check(page[i], first + at + i);
 		if (got)
@@ -166,7 +171,7 @@ static void get(uint64_t first, uint32_t n)
 		done += (uint32_t)got;
 		at += (uint32_t)got + ((uint32_t)got < some);
 	}
-	printf("got %u %u\n", done, below);
+	printf("got %u %u %llu\n", done, below, (unsigned long long)worst_ns / 1000);
 }
 
 static void look(uint64_t first, uint32_t n)
