@@ -174,9 +174,10 @@ enum cu_result stream_queue(struct cu_stream_object *stream, struct stream_op *o
 void stream_wait_device(uint32_t ordinal)
 {
 	uint64_t ticket = stream_tickets + 1;
-	struct cu_stream_object *stream = stream_list;
+	struct cu_stream_object *stream;
 
 	stream_wait(&fake.devices[ordinal].null_stream, ticket);
+	stream = stream_list;
 	while (stream) {
 		if (stream->ordinal == ordinal && stream_has_before(stream, ticket)) {
 			fake_wait();
@@ -202,10 +203,11 @@ static bool stream_drop(struct cu_stream_object *stream)
 
 void stream_end_device(uint32_t ordinal)
 {
-	struct cu_stream_object *stream = stream_list;
+	struct cu_stream_object *stream;
 
 	while (!stream_drop(&fake.devices[ordinal].null_stream))
 		continue;
+	stream = stream_list;
 	while (stream) {
 		if (stream->ordinal == ordinal) {
 			stream->dead = true;

@@ -89,16 +89,15 @@ static void bench_unmap(struct bench *b)
 
 /* ---- settings ------------------------------------------------------------------------------ */
 
-/* Of 8 MiB each at 64 MiB/s, over two streams: they share the engine, the other direction does not.
- */
+/* 4 MiB each at 8 MiB/s, on two streams: they share the engine, the other direction does not. */
 START_TEST(test_rates)
 {
-	const uint64_t part = 8 << 20;
+	const uint64_t part = 4 << 20;
 	cu_stream other, back;
 	struct bench b;
 	uint64_t start;
 
-	bench_start(&b, "rates", "mem=64M,up=64M", 24 << 20);
+	bench_start(&b, "rates", "mem=64M,up=8M", 12 << 20);
 	ck_assert_int_eq(cs->stream_create(&other, CU_FLAG_STREAM_NON_BLOCKING), CU_OK);
 	ck_assert_int_eq(cs->stream_create(&back, CU_FLAG_STREAM_NON_BLOCKING), CU_OK);
 	start = now_us();
@@ -110,12 +109,12 @@ START_TEST(test_rates)
 	ck_assert_int_eq(cs->stream_synchronize(back), CU_OK);
 	ck_assert_int_eq(cs->stream_query(b.stream), CU_ERROR_NOT_READY);
 	ck_assert_int_eq(cs->stream_synchronize(b.stream), CU_OK);
-	ck_assert_uint_ge(now_us() - start, 125000);
+	ck_assert_uint_ge(now_us() - start, 500000);
 	ck_assert_int_eq(cs->stream_synchronize(other), CU_OK);
-	ck_assert_uint_ge(now_us() - start, 250000);
+	ck_assert_uint_ge(now_us() - start, 1000000);
 	start = now_us();
 	ck_assert_int_eq(cu->memcpy_htod(b.device, b.host, part), CU_OK);
-	ck_assert_uint_ge(now_us() - start, 125000);
+	ck_assert_uint_ge(now_us() - start, 500000);
 	bench_unmap(&b);
 }
 END_TEST
