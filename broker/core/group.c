@@ -56,7 +56,7 @@ bool core_group_complete(const struct core *c, uint32_t page)
 {
 	const struct core_space *s = &c->spaces[core_slab_of(c, page)->space];
 
-	for (uint32_t rank = 0; rank < s->ranks; rank++) {
+	for (uint32_t rank = 0; rank < s->ranks && s->ranks > 1; rank++) {
 		if (is_none(find_in_rank(c, s, rank, &c->pages[page])))
 			return false;
 	}
