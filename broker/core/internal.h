@@ -123,9 +123,13 @@ void core_page_discard(struct core *c, uint32_t page);
 void core_page_displace(struct core *c, uint32_t page);
 /* Lowest FREE page of a slab that has one, out of the bitmap. */
 uint32_t core_page_take_free(struct core *c, struct core_slab *slab);
-/* One page of the member's slabs for bytes that arrive: free, or taken from another key. CORE_NONE:
- * none; b->wait: soon. The caller makes it ARRIVING. */
-uint32_t core_page_obtain(struct core *c, struct core_member *m, struct core_batch *b);
+/*
+ * One page of the member's slabs for bytes that arrive: free, or taken from another key. CORE_NONE:
+ * none; b->wait: soon, when what is written down for up to `want` of them has gone. b->work counts
+ * what a batch looks at in all. The caller makes the page ARRIVING, or free.
+ */
+uint32_t core_page_obtain(struct core *c, struct core_member *m, uint32_t want,
+			  struct core_batch *b);
 /* Evicted from under its key, new generation: no state. */
 void core_page_evicted(struct core *c, uint32_t page);
 /* Key of another page, or of nobody yet -> ARRIVING, BUSY. */
@@ -233,8 +237,8 @@ void core_page_touch(struct core *c, uint32_t page);
 void core_page_forget(struct core *c, uint32_t page);
 /* What is under this page's key in another space; CORE_NONE. */
 uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_page *p);
-/* A page and its copy find, and lose, each other. */
-void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower);
+/* A page and its copy find, and lose, each other. going: the upper one is about to be evicted. */
+void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower, bool going);
 void core_tier_part(struct core *c, uint32_t page);
 /* Can pages of this space be written down and brought up now? */
 static inline bool core_tier_usable(const struct core *c, const struct core_space *s)
@@ -246,6 +250,8 @@ static inline bool core_tier_usable(const struct core *c, const struct core_spac
  * -ENOSPC: there is no room below and none can be made.
  */
 int core_tier_down(struct core *c, struct core_space *s, uint32_t page);
+/* Is the first memory below on its way? Until then there is nothing to write to. */
+bool core_tier_coming(const struct core *c, const struct core_space *s);
 /* The list of what goes next. */
 void core_ripe_append(struct core *c, struct core_space *s, uint32_t page);
 void core_ripe_prepend(struct core *c, struct core_space *s, uint32_t page);

@@ -9,9 +9,10 @@
  * there (I5). Who loads it holds a lease from the start. So a client that dies or gives up leaves a
  * page that arrives and is a candidate like any other.
  *
- * Keys are dealt with LOAD_CHUNK at a time: first what they have below is held, because making room
- * above may evict there; then pages are taken, and given to the keys in the order of their ids, so
- * that what is neighbours below comes to be neighbours above and goes in one copy.
+ * Keys are dealt with LOAD_CHUNK at a time: first what they have in either tier is held, because
+ * making room would evict it, the coldest of a chain most likely; then pages are taken, and given
+ * to the keys in the order of their ids, so that what is neighbours below comes to be neighbours
+ * above and goes in one copy.
  */
 
 #include "broker/core/index.h"
@@ -27,7 +28,8 @@ struct load {
 	bool below; /* there is a lower tier, and it works */
 	bool lease;
 	/* of a chunk */
-	uint32_t low[LOAD_CHUNK]; /* by key: what is held below; CORE_NONE */
+	uint32_t here[LOAD_CHUNK]; /* by key: what is held on the device; CORE_NONE */
+	uint32_t low[LOAD_CHUNK];  /* by key: what is held below; CORE_NONE */
 	uint32_t page[LOAD_CHUNK];
 	uint32_t pages, used; /* of page[] */
 };
@@ -57,12 +59,16 @@ static uint32_t find_here(const struct core *c, struct load *l, const struct kvb
 	return core_index_find(c, core_index_mix(c, l->seed, hash), &l->key);
 }
 
-/* The page below that can be brought up; CORE_NONE. */
-static uint32_t find_below(const struct core *c, struct load *l, const struct kvb_hash *hash)
+/*
+ * The page below that can be brought up; CORE_NONE. `here` is what the device has under the key:
+ * past its time there it is a miss in every tier.
+ */
+static uint32_t find_below(const struct core *c, struct load *l, const struct kvb_hash *hash,
+			   uint32_t here)
 {
 	uint32_t page;
 
-	if (!l->below)
+	if (!l->below || (here != CORE_NONE && core_page_expired(c, &c->pages[here])))
 		return CORE_NONE;
 	l->key_below.hash = *hash;
 	page = core_index_find(c, core_index_mix(c, l->seed_below, hash), &l->key_below);
@@ -85,9 +91,11 @@ uint32_t core_lookup_below(struct core *c, struct core_member *m, const struct c
 
 	load_begin(c, &l, m, lk);
 	for (; done < n; done++) {
-		if (is_here(c, find_here(c, &l, &hash[done])))
+		uint32_t here = find_here(c, &l, &hash[done]);
+
+		if (is_here(c, here))
 			ret[done] = KVB_PAGE_IN(KVB_TIER_DEVICE);
-		else if (find_below(c, &l, &hash[done]) != CORE_NONE)
+		else if (find_below(c, &l, &hash[done], here) != CORE_NONE)
 			ret[done] = KVB_PAGE_IN(KVB_TIER_HOST);
 		else
 			break;
@@ -130,27 +138,53 @@ static void let_low(struct core *c, uint32_t low)
 	core_page_touch(c, low);
 }
 
-/* Holds what the keys have below, up to the first that is in no tier. Returns how many. */
-static uint32_t hold_lows(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
+/* What nobody leases and no transfer reads would be anybody's to take. */
+static bool can_be_held(const struct core_page *p)
+{
+	return p->state == CORE_PAGE_SEALED && !p->leases &&
+	       !(p->flags & (CORE_PAGE_BUSY | CORE_PAGE_PINNED));
+}
+
+/* Holds what the keys have, up to the first that is in no tier. Returns how many have to come up.
+ */
+static uint32_t hold(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
 {
 	uint32_t held = 0, i = 0;
 
+	memset(l->here, 0xff, sizeof(l->here));
+	memset(l->low, 0xff, sizeof(l->low));
 	for (; i < n; i++) {
-		uint32_t low;
+		uint32_t here = find_here(c, l, &hash[i]), low;
 
-		l->low[i] = CORE_NONE;
-		if (is_here(c, find_here(c, l, &hash[i])))
+		if (is_here(c, here)) {
+			if (can_be_held(&c->pages[here])) {
+				core_page_forget(c, here);
+				l->here[i] = here;
+			}
 			continue;
-		low = find_below(c, l, &hash[i]);
-		if (low == CORE_NONE || c->pages[low].flags & CORE_PAGE_BUSY)
+		}
+		low = find_below(c, l, &hash[i], here);
+		if (low == CORE_NONE)
 			break;
+		if (c->pages[low].flags & CORE_PAGE_BUSY)
+			continue; /* another transfer reads it, or the key is here twice */
 		hold_low(c, low);
 		l->low[i] = low;
 		held++;
 	}
-	for (; i < n; i++)
-		l->low[i] = CORE_NONE;
 	return held;
+}
+
+static void let_go(struct core *c, struct load *l, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (l->low[i] != CORE_NONE)
+			let_low(c, l->low[i]);
+		if (l->here[i] != CORE_NONE && can_be_held(&c->pages[l->here[i]]))
+			core_page_touch(c, l->here[i]);
+	}
+	while (l->used < l->pages)
+		core_page_make_free(c, l->page[l->used++]);
 }
 
 /* Up to n pages to bring keys up to, in the order of their ids. */
@@ -158,8 +192,8 @@ static void take_pages(struct core *c, struct load *l, uint32_t n, struct core_b
 {
 	l->pages = 0;
 	l->used = 0;
-	while (l->pages < n) {
-		uint32_t page = core_page_obtain(c, l->who.m, b), at = l->pages;
+	while (l->pages < n && core_transfer_room(c)) {
+		uint32_t page = core_page_obtain(c, l->who.m, n - l->pages, b), at = l->pages;
 
 		if (page == CORE_NONE)
 			break;
@@ -180,12 +214,12 @@ static int bring_up(struct core *c, struct load *l, uint32_t *low, struct core_b
 	uint32_t page;
 	int r;
 
-	if (l->used == l->pages)
-		return 0;
 	if (!core_transfer_room(c)) {
 		b->wait = true;
 		return 0;
 	}
+	if (l->used == l->pages)
+		return 0;
 	page = l->page[l->used++];
 	core_page_arrive(c, page, &c->pages[*low]);
 	core_page_index(c, page);
@@ -208,11 +242,14 @@ static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash,
 	int r;
 
 	if (is_here(c, here)) {
-		lk->lead += c->pages[here].state == CORE_PAGE_ARRIVING;
-		return take_here(c, l, here, &b->flags, ret);
+		r = take_here(c, l, here, &b->flags, ret);
+		lk->lead += r == 1 && c->pages[here].state == CORE_PAGE_ARRIVING;
+		return r;
 	}
-	if (*low == CORE_NONE)
+	if (*low == CORE_NONE) { /* in no tier, or read by another transfer: its end decides */
+		b->wait |= find_below(c, l, hash, here) != CORE_NONE;
 		return 0;
+	}
 	if (here != CORE_NONE)
 		core_page_displace(c, here);
 	r = bring_up(c, l, low, b, ret);
@@ -227,7 +264,7 @@ static int load_chunk(struct core *c, struct load *l, const struct kvb_hash *has
 	bool wait;
 	int r = 1;
 
-	take_pages(c, l, hold_lows(c, l, hash, n), b);
+	take_pages(c, l, hold(c, l, hash, n), b);
 	wait = b->wait; /* for pages: only if the run gets as far as where they end */
 	b->wait = false;
 	for (uint32_t i = 0; i < n && r == 1; i++) {
@@ -242,12 +279,7 @@ static int load_chunk(struct core *c, struct load *l, const struct kvb_hash *has
 			ret[i] = page;
 		b->done++;
 	}
-	for (uint32_t i = 0; i < n; i++) {
-		if (l->low[i] != CORE_NONE)
-			let_low(c, l->low[i]);
-	}
-	while (l->used < l->pages)
-		core_page_make_free(c, l->page[l->used++]);
+	let_go(c, l, n);
 	return r;
 }
 
@@ -298,9 +330,10 @@ uint32_t core_load_arrived(const struct core *c, const struct core_member *m,
 		const struct core_page *p = &c->pages[at == CORE_NONE ? 0 : at];
 
 		if (at != CORE_NONE && p->gen == KVB_PAGE_GEN(page[done])) {
-			if (p->state == CORE_PAGE_SEALED && !(p->flags & CORE_PAGE_FAILED))
+			if (p->state == CORE_PAGE_SEALED && !(p->flags & CORE_PAGE_FAILED) &&
+			    !core_page_stale(c, p))
 				continue;
-			if (p->state == CORE_PAGE_ARRIVING)
+			if (p->state == CORE_PAGE_ARRIVING && !core_page_stale(c, p))
 				return done;
 		}
 		*ret_failed = true;

@@ -275,6 +275,16 @@ static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page
 	return 1;
 }
 
+/* Nobody will ask for what is of a past epoch, past its time or pending, and a revoked slab has its
+ * own way down (work.c). */
+static bool is_worth_writing(const struct core *c, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+
+	return !(p->flags & CORE_PAGE_BELOW) && p->flags & CORE_PAGE_INDEXED &&
+	       !core_page_stale(c, p) && core_page_usable(c, page);
+}
+
 /*
  * The next page off the ripe list that can go at once; CORE_NONE: none. One without a copy is
  * written down first, unless drop.
@@ -290,7 +300,7 @@ static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint3
 		core_ripe_remove(c, s, page);
 		if (p->leases || p->flags & CORE_PAGE_BUSY)
 			continue; /* its release, or the end of its transfer, brings it back */
-		if (!(p->flags & CORE_PAGE_BELOW) && !drop && core_tier_usable(c, s))
+		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page))
 			r = core_tier_down(c, s, page);
 		if (r == 0)
 			continue;
@@ -300,6 +310,14 @@ static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint3
 		break;
 	}
 	return CORE_NONE;
+}
+
+/* Has more written down, until `want` pages are on their way. True: that is worth waiting for. */
+static bool ripen_more(struct core *c, struct core_space *s, uint32_t want, uint32_t *work)
+{
+	if (s->ripe_first == CORE_NONE && s->falling < want)
+		core_ripen(c, s, want - s->falling, work);
+	return s->falling || s->ripe || core_tier_coming(c, s);
 }
 
 /* Evicts what has a copy below, and has more written down. True: that is worth waiting for. */
@@ -314,9 +332,7 @@ static bool evict_ripe(struct core *c, struct core_member *m, uint32_t n, bool m
 	core_ripen_soon(c, s);
 	if (*got == n || drop || !core_tier_usable(c, s))
 		return false;
-	if (s->ripe_first == CORE_NONE)
-		core_ripen(c, s, n - *got, work);
-	return s->falling || s->ripe;
+	return ripen_more(c, s, n - *got, work);
 }
 
 static bool has_refused(const struct core_member *m)
@@ -392,6 +408,8 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 
 	s->used_ns = c->now_ns;
 	b.done = alloc_free(c, m, n, magazine, ret);
+	if (s->below != CORE_NONE16)
+		core_ripen_soon(c, s);
 	if (b.done < n) {
 		core_space_recall(c, s, m);
 		if (grant_pending(s, m))
@@ -399,6 +417,9 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 		else
 			b.done += alloc_evict(c, m, n - b.done, magazine, flags & KVB_ALLOC_DROP,
 					      ret + b.done, &b);
+		/* looking for victims may have freed what nobody can use */
+		if (b.done < n && s->pages_free)
+			b.done += alloc_free(c, m, n - b.done, magazine, ret + b.done);
 	}
 	c->h->n.allocs++;
 	c->h->n.alloc_pages += b.done;
@@ -407,10 +428,31 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 	return b;
 }
 
-uint32_t core_page_obtain(struct core *c, struct core_member *m, struct core_batch *b)
+static uint32_t obtain_evict(struct core *c, struct core_member *m, uint32_t want,
+			     struct core_batch *b, uint32_t *work)
 {
 	struct core_space *s = &c->spaces[m->space];
-	uint32_t work = EVICT_WORK, page;
+	uint32_t page;
+
+	core_ripen_soon(c, s);
+	while ((page = next_ripe(c, s, false, work)) != CORE_NONE) {
+		if (claim_victim(c, m, page))
+			return page;
+	}
+	b->wait = core_tier_usable(c, s) && ripen_more(c, s, want, work);
+	if (b->wait)
+		return CORE_NONE;
+	while (*work && c->policy->victims(c, s, 1, &page, work)) {
+		if (claim_victim(c, m, page))
+			return page;
+	}
+	b->wait = !*work && !has_refused(m); /* the rest of the order another time */
+	return CORE_NONE;
+}
+
+static uint32_t obtain_free(struct core *c, const struct core_member *m)
+{
+	struct core_space *s = &c->spaces[m->space];
 
 	for (unsigned w = 0; w < CORE_SLOT_WORDS; w++) {
 		uint64_t slots = s->has_free[w] & m->acked[w];
@@ -420,22 +462,22 @@ uint32_t core_page_obtain(struct core *c, struct core_member *m, struct core_bat
 				c, &c->slabs[s->slab_of_slot[w * 64 +
 							     (unsigned)__builtin_ctzll(slots)]]);
 	}
-	core_space_recall(c, s, m);
-	core_ripen_soon(c, s);
-	while ((page = next_ripe(c, s, false, &work)) != CORE_NONE) {
-		if (claim_victim(c, m, page))
-			return page;
-	}
-	if (s->ripe_first == CORE_NONE)
-		core_ripen(c, s, 1, &work);
-	b->wait = s->falling || s->ripe;
-	if (b->wait)
-		return CORE_NONE;
-	while (work && c->policy->victims(c, s, 1, &page, &work)) {
-		if (claim_victim(c, m, page))
-			return page;
-	}
 	return CORE_NONE;
+}
+
+uint32_t core_page_obtain(struct core *c, struct core_member *m, uint32_t want,
+			  struct core_batch *b)
+{
+	uint32_t work = b->work < EVICT_WORK ? EVICT_WORK - b->work : 0;
+	uint32_t page = obtain_free(c, m);
+
+	if (page != CORE_NONE)
+		return page;
+	core_space_recall(c, &c->spaces[m->space], m);
+	page = obtain_evict(c, m, want, b, &work);
+	b->work = EVICT_WORK - work;
+	/* looking for victims may have freed what nobody can use */
+	return page == CORE_NONE ? obtain_free(c, m) : page;
 }
 
 #define FREE_AHEAD 32u

@@ -127,6 +127,8 @@ void core_slab_created(struct core *c, unsigned index)
 	c->h->n.grants++;
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next)
 		core_member_kick(c, &c->members[i]);
+	if (s->above != CORE_NONE16) /* what waited for it can be written down */
+		c->h->spaces_ripening = 1;
 	/* much may have changed since it was asked for */
 	if (c->h->device[s->device].draining)
 		core_slab_revoke(c, slab, c->revoke_grace_ns);

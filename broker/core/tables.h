@@ -175,7 +175,7 @@ struct core_space {
 	uint32_t ripe_first; /* what goes next, in order, most of it with a copy below */
 	uint32_t ripe_last;
 	uint32_t ripe;
-	uint32_t hungry;       /* in a lower tier: it has no room, and was refused a slab */
+	uint32_t hungry_s;     /* in a lower tier: second in which it was last refused a slab; 0 */
 	uint32_t falling;      /* transfers down from here */
 	uint32_t rising;       /* transfers up to here */
 	uint32_t touched_next; /* in touched[] */

@@ -12,9 +12,11 @@
  * than a sixteenth of the space and goes on to an eighth: in runs, so that neighbours go together.
  *
  * Copies. A page and its copy find each other by their key; BELOW and ABOVE say that there is one
- * to find. The copy of a page that is above is the first to go below: a key costs memory in both
- * tiers only as long as there is some. When the upper page is evicted its copy becomes the most
- * recently used below. So capacities add up, and a page that comes and goes is written once.
+ * to find. The copy of a page in use above is the first to go below: a key costs memory in both
+ * tiers only as long as there is some. Not so the copy of a page that is about to go: with the
+ * arena full each page that is made ripe would take the copy of the one before, and all would be
+ * written again. When the upper page is evicted its copy becomes the most recently used below. So
+ * capacities add up, and a page that comes and goes is written once.
  *
  * Room below is a free page, a new slab, or the lower space's own eviction, in this order; slabs
  * are asked for before the last free page is gone.
@@ -27,6 +29,7 @@
 #define RIPEN_BATCH 32u
 #define LOWER_WORK 256u /* pages below that one copy may look at for a victim */
 #define GROW_PART 4u    /* a slab below is asked for when less than this part of one is free */
+#define HUNGRY_S 2u     /* a space that was refused a slab and asks no more is not waited for */
 
 /* ---- the order of candidates --------------------------------------------------------------- */
 
@@ -100,13 +103,15 @@ uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_
 		c, core_index_mix(c, core_index_seed(c, space, p->ns, p->salt), &p->hash), &key);
 }
 
-void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower)
+void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower, bool going)
 {
 	assert(c->pages[upper].flags & CORE_PAGE_INDEXED);
 	assert(c->pages[lower].flags & CORE_PAGE_INDEXED);
 	c->pages[upper].flags |= CORE_PAGE_BELOW;
+	if (going && !(c->pages[lower].flags & CORE_PAGE_BUSY))
+		core_page_touch(c, lower); /* as what it soon is */
 	c->pages[lower].flags |= CORE_PAGE_ABOVE;
-	if (!(c->pages[lower].flags & CORE_PAGE_BUSY))
+	if (!going && !(c->pages[lower].flags & CORE_PAGE_BUSY))
 		core_page_touch(c, lower);
 }
 
@@ -153,8 +158,8 @@ static bool is_sibling_hungry(const struct core *c, const struct core_space *low
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
 		const struct core_space *s = &c->spaces[i];
 
-		if (s->used && s->hungry && s != low && s->tenant == low->tenant &&
-		    s->device == low->device &&
+		if (s->used && s->hungry_s && c->now_s - s->hungry_s <= HUNGRY_S && s != low &&
+		    s->tenant == low->tenant && s->device == low->device &&
 		    s->slabs * s->slab_bytes < low->slabs * low->slab_bytes)
 			return true;
 	}
@@ -168,7 +173,7 @@ static void grow_low(struct core *c, struct core_space *low)
 	    is_sibling_hungry(c, low))
 		return;
 	low->used_ns = c->now_ns;
-	low->hungry = core_space_add_slabs(c, low, 1, NULL) <= 0;
+	low->hungry_s = core_space_add_slabs(c, low, 1, NULL) <= 0 ? c->now_s : 0;
 }
 
 /* A page below, taken from another key. */
@@ -203,6 +208,13 @@ static uint32_t take_low(struct core *c, struct core_space *low)
 	return evict_low(c, low);
 }
 
+bool core_tier_coming(const struct core *c, const struct core_space *s)
+{
+	const struct core_space *low = &c->spaces[s->below];
+
+	return !low->pages_free && !low->listed && is_growing(c, low);
+}
+
 /* Is there a copy of the page already? They find each other then. */
 static bool is_below(struct core *c, struct core_space *s, uint32_t page)
 {
@@ -213,7 +225,7 @@ static bool is_below(struct core *c, struct core_space *s, uint32_t page)
 		return true;
 	there = core_tier_find(c, s->below, &c->pages[page]);
 	if (there != CORE_NONE && core_page_usable(c, there)) {
-		core_tier_pair(c, page, there);
+		core_tier_pair(c, page, there, !c->pages[page].leases);
 		return true;
 	}
 	if (there != CORE_NONE)
@@ -222,17 +234,18 @@ static bool is_below(struct core *c, struct core_space *s, uint32_t page)
 }
 
 /* Up to n pages below to write to, in the order of their ids. 0: *ret_error says why. */
-static uint32_t take_lows(struct core *c, struct core_space *low, uint32_t n, uint32_t *ret,
+static uint32_t take_lows(struct core *c, const struct core_space *s, uint32_t n, uint32_t *ret,
 			  int *ret_error)
 {
+	struct core_space *low = &c->spaces[s->below];
 	uint32_t room = c->h->limits.transfers - c->h->transfers_used, got = 0, page;
 
 	*ret_error = -EAGAIN;
 	if (!room)
 		return 0;
 	grow_low(c, low);
-	if (!low->pages_free && !low->listed && is_growing(c, low))
-		return 0; /* its first slab is on its way */
+	if (core_tier_coming(c, s))
+		return 0;
 	*ret_error = -ENOSPC;
 	while (got < n && got < room && (page = take_low(c, low)) != CORE_NONE) {
 		uint32_t at = got++;
@@ -257,7 +270,7 @@ int core_tier_down(struct core *c, struct core_space *s, uint32_t page)
 
 	if (is_below(c, s, page))
 		return 1;
-	if (!take_lows(c, &c->spaces[s->below], 1, &to, &error))
+	if (!take_lows(c, s, 1, &to, &error))
 		return error;
 	begin_down(c, page, to);
 	return 0;
@@ -311,7 +324,7 @@ static bool ripen_down(struct core *c, struct core_space *s, const uint32_t *pag
 {
 	uint32_t low[RIPEN_BATCH];
 	int error;
-	uint32_t got = n ? take_lows(c, &c->spaces[s->below], n, low, &error) : 0;
+	uint32_t got = n ? take_lows(c, s, n, low, &error) : 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t rank = 0;
@@ -331,10 +344,12 @@ void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work
 {
 	bool more = true;
 
-	while (n && *work && more && core_transfer_room(c)) {
+	grow_low(c, &c->spaces[s->below]);
+	while (n && *work && more && core_transfer_room(c) && !core_tier_coming(c, s)) {
+		uint32_t room = c->h->limits.transfers - c->h->transfers_used;
+		uint32_t most = room < RIPEN_BATCH ? room : RIPEN_BATCH;
 		uint32_t victims[RIPEN_BATCH], down = 0;
-		uint32_t found =
-			c->policy->victims(c, s, n < RIPEN_BATCH ? n : RIPEN_BATCH, victims, work);
+		uint32_t found = c->policy->victims(c, s, n < most ? n : most, victims, work);
 
 		for (uint32_t i = 0; i < found; i++) {
 			if (ripen_one(c, s, victims[i]))
@@ -347,7 +362,6 @@ void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work
 
 void core_ripen_work(struct core *c, uint32_t *units)
 {
-	c->h->spaces_ripening = 0;
 	for (unsigned i = 0; i < c->h->limits.spaces && *units; i++) {
 		struct core_space *s = &c->spaces[i];
 		uint32_t mark = ripe_low_mark(s);
@@ -355,4 +369,5 @@ void core_ripen_work(struct core *c, uint32_t *units)
 		if (s->used && core_tier_usable(c, s) && at_hand(s) < mark)
 			core_ripen(c, s, 2 * mark - at_hand(s), units);
 	}
+	c->h->spaces_ripening = !*units; /* those behind have not been looked at */
 }

@@ -132,7 +132,7 @@ static void down_done(struct core *c, const struct core_transfer *t, int error, 
 		core_page_index(c, t->to);
 		c->pages[t->to].flags |= p->flags & CORE_PAGE_PENDING;
 		c->sums[t->to] = sum;
-		core_tier_pair(c, t->from, t->to);
+		core_tier_pair(c, t->from, t->to, !p->leases);
 		d->demoted++;
 		d->demoted_bytes += s->regions * s->stride_bytes;
 	}
@@ -161,7 +161,7 @@ static void up_done(struct core *c, const struct core_transfer *t, int error)
 		d->promoted++;
 		d->promoted_bytes += s->regions * s->stride_bytes;
 		if (p->flags & CORE_PAGE_INDEXED && low->flags & CORE_PAGE_INDEXED)
-			core_tier_pair(c, t->to, t->from);
+			core_tier_pair(c, t->to, t->from, false);
 	}
 	if (error == -EBADMSG) {
 		d->checksum_misses++;

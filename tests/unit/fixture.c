@@ -35,6 +35,26 @@ void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t
 			 0);
 }
 
+void fixture_start_tiers(struct fixture *f, uint32_t handles, uint32_t arena_handles,
+			 uint32_t transfers)
+{
+	const struct core_limits limits = {
+		.pages = 4096,
+		.slabs = 64,
+		.spaces = 20,
+		.clients = 16,
+		.members = 32,
+		.tenants = 4,
+		.namespaces = 8,
+		.transfers = transfers,
+	};
+
+	fixture_start(f, &limits, handles);
+	ck_assert_int_eq(core_arena_add(&f->c, 0, arena_handles * HANDLE_BYTES, HANDLE_BYTES), 1);
+	core_device_below(&f->c, 0, 1);
+	core_device_below_ready(&f->c, 0, true);
+}
+
 void fixture_check(struct fixture *f)
 {
 	char why[256] = "";
@@ -189,5 +209,100 @@ kvb_page_t fixture_lookup(struct fixture *f, struct core_member *m, unsigned ns,
 	kvb_page_t ret = KVB_PAGE_NONE;
 	struct core_batch b = core_lookup(&f->c, m, &lk, &hash, 1, &ret);
 
+	return b.done ? ret : KVB_PAGE_NONE;
+}
+
+void fixture_cache(struct fixture *f, struct core_member *m, uint64_t key)
+{
+	ck_assert_int_eq(fixture_release(f, m, fixture_seal(f, m, key)), 0);
+}
+
+void fixture_cache_run(struct fixture *f, struct core_member *m, uint64_t first, uint32_t n)
+{
+	for (uint64_t key = first; key < first + n; key++)
+		fixture_cache(f, m, key);
+}
+
+/* ---- the mover ----------------------------------------------------------------------------- */
+
+static uint32_t sum_of(const struct fixture *f, uint32_t page)
+{
+	return (uint32_t)f->c.pages[page].hash.w[1] + 77;
+}
+
+unsigned fixture_take(struct fixture *f)
+{
+	unsigned t = core_next_transfer(&f->c, 0);
+
+	ck_assert_uint_ne(t, CORE_NONE16);
+	ck_assert_uint_eq(f->c.transfers[t].state, CORE_TRANSFER_FLIGHT);
+	return t;
+}
+
+void fixture_done(struct fixture *f, unsigned transfer, int error)
+{
+	const struct core_transfer *t = &f->c.transfers[transfer];
+
+	if (t->direction == CORE_UP)
+		ck_assert_uint_eq(t->sum, sum_of(f, t->from));
+	core_transfer_done(&f->c, transfer, error, error ? 0 : sum_of(f, t->from));
+	fixture_check(f);
+}
+
+uint32_t fixture_move(struct fixture *f)
+{
+	uint32_t n = 0;
+
+	fixture_serve(f);
+	for (unsigned t; (t = core_next_transfer(&f->c, 0)) != CORE_NONE16; n++)
+		fixture_done(f, t, 0);
+	fixture_serve(f);
+	return n;
+}
+
+uint32_t fixture_above(const struct fixture *f, const struct core_member *m, uint64_t key)
+{
+	struct kvb_hash hash = fixture_hash(key);
+
+	return core_page_find(&f->c, m->space, 0, 0, &hash);
+}
+
+uint32_t fixture_below(const struct fixture *f, const struct core_member *m, uint64_t key)
+{
+	struct kvb_hash hash = fixture_hash(key);
+
+	return core_page_find(&f->c, f->c.spaces[m->space].below, 0, 0, &hash);
+}
+
+void fixture_sink(struct fixture *f, struct core_member *m, uint64_t key)
+{
+	kvb_page_t page = fixture_lookup(f, m, 0, key);
+	struct core_batch b;
+
+	ck_assert_uint_ne(page, KVB_PAGE_NONE);
+	for (unsigned turn = 0; turn < 4; turn++) { /* the first slab below has to be made */
+		b = core_store(&f->c, m, &page, 1);
+		ck_assert_int_eq(b.status, 0);
+		fixture_move(f);
+	}
+	ck_assert_uint_eq(b.done, 1);
+	ck_assert_int_eq(fixture_release(f, m, page), 0);
+	ck_assert_int_eq(core_page_evict(&f->c, fixture_above(f, m, key)), 0);
+	ck_assert_uint_eq(fixture_above(f, m, key), CORE_NONE);
+	ck_assert_uint_ne(fixture_below(f, m, key), CORE_NONE);
+	fixture_check(f);
+}
+
+kvb_page_t fixture_load(struct fixture *f, struct core_member *m, uint64_t key, bool *ret_wait)
+{
+	struct core_lookup lk = { .ns = 0 };
+	struct kvb_hash hash = fixture_hash(key);
+	kvb_page_t ret = KVB_PAGE_NONE;
+	struct core_batch b = core_load(&f->c, m, &lk, &hash, 1, &ret);
+
+	fixture_check(f);
+	ck_assert_int_eq(b.status, 0);
+	if (ret_wait)
+		*ret_wait = b.wait;
 	return b.done ? ret : KVB_PAGE_NONE;
 }

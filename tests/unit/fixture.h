@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * A small core to test: a device, and short ways to people and memory.
+ * A small core to test: a device, and short ways to people and memory. With an arena below the
+ * device, a mover too, which does what the core queues when the test says so and as it says.
  *
  * Every helper asserts what it does, so that a test reads as its own subject only. All of them work
  * on one struct fixture that lives as long as the test.
@@ -27,6 +28,12 @@ struct fixture {
 
 /* A core with device host:0 of `handles` handles of 2 MiB; limits may be NULL. */
 void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t handles);
+/*
+ * The same with a host arena of `arena_handles` below the device and room for `transfers`; the
+ * mover serves. Spaces opened on it have a lower tier.
+ */
+void fixture_start_tiers(struct fixture *f, uint32_t handles, uint32_t arena_handles,
+			 uint32_t transfers);
 /* Checks the tables and frees them. */
 void fixture_end(struct fixture *f);
 void fixture_check(struct fixture *f);
@@ -62,6 +69,30 @@ kvb_page_t fixture_seal(struct fixture *f, struct core_member *m, uint64_t key);
 int fixture_release(struct fixture *f, struct core_member *m, kvb_page_t page); /* status */
 /* The leased page under key, or KVB_PAGE_NONE. */
 kvb_page_t fixture_lookup(struct fixture *f, struct core_member *m, unsigned ns, uint64_t key);
+
+/* One page under key, sealed, not leased. */
+void fixture_cache(struct fixture *f, struct core_member *m, uint64_t key);
+/* `n` of them, from key `first` on. */
+void fixture_cache_run(struct fixture *f, struct core_member *m, uint64_t first, uint32_t n);
+
+/* ---- the mover ----------------------------------------------------------------------------- */
+
+/* The next transfer of device 0, which there must be, in flight from here on. */
+unsigned fixture_take(struct fixture *f);
+/*
+ * It ends. What is written down has a checksum that depends on its key; what comes up must expect
+ * the one it went down with.
+ */
+void fixture_done(struct fixture *f, unsigned transfer, int error);
+/* Everything that is queued is copied, and the arena's slabs are made; how many copies. */
+uint32_t fixture_move(struct fixture *f);
+/* The record of the page under key in the space of m, or in the one below it; CORE_NONE. */
+uint32_t fixture_above(const struct fixture *f, const struct core_member *m, uint64_t key);
+uint32_t fixture_below(const struct fixture *f, const struct core_member *m, uint64_t key);
+/* Writes the page under key down, copies it and evicts the one above: it is below only. */
+void fixture_sink(struct fixture *f, struct core_member *m, uint64_t key);
+/* LOAD of one key: its page, leased, or KVB_PAGE_NONE; *ret_wait as core_load() says. */
+kvb_page_t fixture_load(struct fixture *f, struct core_member *m, uint64_t key, bool *ret_wait);
 
 #define assert_batch(b, want_done, want_status)                                                    \
 	do {                                                                                       \
