@@ -116,8 +116,8 @@ def compare_tiers(trace, requests, device_pages, host_pages):
     assert (got["capacity_pages"], got["host_pages"]) == (device_pages, host_pages), got
     print(f"{device_pages},{host_pages}: {got['hit_blocks']} hits, exact {sum(exact)}; "
           f"on the device {got['hit_blocks_device']}, exact {exact[0]}")
-    assert 0.95 * least <= got["hit_blocks"] <= 1.005 * sum(exact), (got, exact, least)
-    assert 0.97 * exact[0] <= got["hit_blocks_device"] <= 1.03 * exact[0], (got, exact)
+    assert 0.98 * least <= got["hit_blocks"] <= 1.005 * sum(exact), (got, exact, least)
+    assert 0.98 * exact[0] <= got["hit_blocks_device"] <= 1.02 * exact[0], (got, exact)
 
 
 def refused(trace, args, text):
