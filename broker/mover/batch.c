@@ -202,11 +202,12 @@ static uint32_t coalesce(struct mover_batches *b, const struct mover_batch *batc
 	return copies;
 }
 
-/* All of the batch ends alike; a device that is spoilt may still write, so there it does not yet.
+/* All of the batch ends alike; but a device that is spoilt may still be at it: not while it lives.
  */
 static void end_batch(struct mover_batches *b, struct mover_batch *batch, int error)
 {
 	if (error && gpu_mover_is_spoilt(b->gpu)) {
+		batch->stage = MOVER_COPYING;
 		b->spoilt = true;
 		return;
 	}
@@ -377,7 +378,9 @@ void mover_batches_fail(struct mover_batches *b)
 		for (uint32_t i = 0; i < MOVER_BATCHES; i++) {
 			struct mover_batch *batch = &b->batch[d][i];
 
-			for (uint32_t k = 0; k < batch->n && batch->stage != MOVER_FREE; k++)
+			if (batch->stage == MOVER_FREE || batch->stage == MOVER_COPYING)
+				continue;
+			for (uint32_t k = 0; k < batch->n; k++)
 				complete(b, &batch->entry[k], -EIO, 0);
 			batch->stage = MOVER_FREE;
 		}

@@ -17,7 +17,8 @@
  * busy entries gather, so that load makes batches large by itself. Batches of one direction are in
  * no order among themselves: the daemon sends nothing that depends on what is not completed.
  *
- * Every entry taken is completed once, and its two slabs have it among their users until then.
+ * Every entry taken is completed once, and its two slabs have it among their users until then; only
+ * what a spoilt device had is not, and is over with the process.
  * One thread.
  */
 
@@ -82,5 +83,8 @@ void mover_batches_init(struct mover_batches *b, struct gpu_mover *gpu, struct m
 int mover_batches_turn(struct mover_batches *b, uint64_t now_ns);
 /* How long to sleep at most after a turn that did nothing; UINT64_MAX: until something comes. */
 uint64_t mover_batches_wait_ns(const struct mover_batches *b);
-/* Completes all entries taken with -EIO. No copy and no checksum is under way any more. */
+/*
+ * Completes with -EIO what was taken, but not what the device was given and did not end: that may
+ * still be written to, until this process is dead. No checksum is under way any more.
+ */
 void mover_batches_fail(struct mover_batches *b);

@@ -13,8 +13,9 @@
  * hangs would not see that, by a signal of the kernel at the parent's death. Signals meant for the
  * daemon's process group or its unit are not for it: the daemon has copies in flight to wait for.
  *
- * A device that is spoilt is closed first, which ends its copies, and then what was taken is
- * completed as failed. The successor starts clean.
+ * After a device that is spoilt what it was not given yet is completed as failed, and the process
+ * ends. What it had may still be written to until then, so the daemon takes that for failed when
+ * the process is dead. The successor starts clean.
  */
 
 #include "broker/mover/mover.h"
@@ -271,16 +272,13 @@ static int side_open(struct mover_side *side, uint32_t kind, uint32_t ordinal)
 	return mover_point("mover-hello");
 }
 
-/*
- * Threads first, since they read what is unmapped below. Then the device, which ends the copies
- * that are under way: only now is it true that they failed.
- */
+/* Threads first, since they read what is unmapped below. */
 static void side_close(struct mover_side *side)
 {
 	mover_sums_close(&side->sums);
-	side->gpu = gpu_mover_close(side->gpu);
 	if (side->queue.mem)
 		mover_batches_fail(&side->batches);
+	gpu_mover_close(side->gpu);
 	mover_memory_finish(&side->memory);
 	mover_queue_close(&side->queue);
 }
