@@ -34,6 +34,8 @@ struct bench_options {
 	uint32_t clients;   /* hold */
 	uint32_t kills;     /* churn */
 	uint32_t pages;     /* alloc, seal, lookup */
+	uint32_t device;    /* gpu: which one */
+	bool quick;         /* gpu: small sizes */
 	int cpu_broker;     /* the two CPUs that everything is pinned to */
 	int cpu_client;
 	const char *dir; /* ours; removed at the end */
@@ -48,6 +50,8 @@ void bench_die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 
 
 /* A figure, kept to six significant digits unless it is a whole number. what: for people. */
 void report_number(struct report *r, const char *key, double value, const char *what);
+/* A figure that there is none of here, and why. */
+void report_null(struct report *r, const char *key, const char *why);
 void report_text(struct report *r, const char *key, const char *text);
 /* An array of numbers. */
 void report_numbers(struct report *r, const char *key, const double *value, unsigned n,
@@ -65,6 +69,7 @@ int bench_churn(const struct bench_options *o, struct report *r);
 int bench_hold(const struct bench_options *o, struct report *r);
 int bench_fair(const struct bench_options *o, struct report *r);
 int bench_meta(const struct bench_options *o, struct report *r);
+int bench_gpu(const struct bench_options *o, struct report *r);
 
 /* ---- measuring (measure.c) ----------------------------------------------------------------- */
 

@@ -3,7 +3,7 @@
 /*
  * The broker that is measured, and processes that are its clients.
  *
- * A private broker is a child: found as $KVBROKERD, in the build tree beside this program, or in
+ * A private broker is a child: found as $KVBROKERD, beside this program, in the build tree, or in
  * PATH; its socket, state and log lie in the temporary directory of this run. It dies with us, and
  * what it leaves is removed by the supervisor (main.c).
  *
@@ -136,9 +136,10 @@ const struct stats_segment *broker_stats(struct broker *b)
 
 /* ---- starting and stopping ----------------------------------------------------------------- */
 
-/* $KVBROKERD, or in the build tree, or a name for execvp() to look up. */
+/* $KVBROKERD, or beside this program, or in the build tree, or a name for execvp() to look up. */
 static const char *find_program(char path[PATH_MAX])
 {
+	static const char *const places[] = { "/kvbrokerd", "/../../broker/kvbrokerd" };
 	const char *env = getenv("KVBROKERD");
 	ssize_t n;
 	char *slash;
@@ -149,8 +150,8 @@ static const char *find_program(char path[PATH_MAX])
 	if (n > 0) {
 		path[n] = '\0';
 		slash = strrchr(path, '/');
-		if (slash != NULL) {
-			strcpy(slash, "/../../broker/kvbrokerd");
+		for (unsigned i = 0; slash != NULL && i < 2; i++) {
+			strcpy(slash, places[i]);
 			if (access(path, X_OK) == 0)
 				return path;
 		}

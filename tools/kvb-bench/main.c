@@ -30,7 +30,13 @@
 
 #define GRACE_MS 3000u /* for the broker's drain */
 
-enum option_bits { TAKES_CLIENTS = 1, TAKES_KILLS = 2, TAKES_PAGES = 4 };
+enum option_bits {
+	TAKES_CLIENTS = 1,
+	TAKES_KILLS = 2,
+	TAKES_PAGES = 4,
+	TAKES_GPU = 8,   /* --device, --quick */
+	OWN_BROKERS = 16 /* several, each with options of its own: no --socket, no --cpus */
+};
 
 static const struct bench {
 	const char *name;
@@ -50,6 +56,8 @@ static const struct bench {
 	{ "hold", bench_hold, TAKES_CLIENTS, "idle clients, attached until a signal" },
 	{ "fair", bench_fair, 0, "latency beside a flood, and shares of equal clients" },
 	{ "meta", bench_meta, 0, "bytes of the broker's tables a page" },
+	{ "gpu", bench_gpu, TAKES_GPU | OWN_BROKERS,
+	  "growth, copies, fences and kernels on a GPU, beside the driver alone" },
 };
 #define BENCHES (sizeof(benches) / sizeof(benches[0]))
 
@@ -73,16 +81,22 @@ static void usage(FILE *to)
 
 static void usage_bench(const struct bench *b)
 {
-	printf("usage: kvb-bench %s [--json] [--socket PATH] [--cpus B,C]%s%s%s\n\n%s.\n", b->name,
+	printf("usage: kvb-bench %s [--json]%s%s%s%s%s\n\n%s.\n", b->name,
+	       b->takes & OWN_BROKERS ? "" : " [--socket PATH] [--cpus B,C]",
 	       b->takes & TAKES_CLIENTS ? " [--clients N]" : "",
 	       b->takes & TAKES_KILLS ? " [--kills N]" : "",
-	       b->takes & TAKES_PAGES ? " [--pages N]" : "", b->what);
+	       b->takes & TAKES_PAGES ? " [--pages N]" : "",
+	       b->takes & TAKES_GPU ? " [--device N] [--quick]" : "", b->what);
 	if (b->takes & TAKES_CLIENTS)
 		puts("\n  --clients N    processes to attach, 1..1000 (default 64)");
 	if (b->takes & TAKES_KILLS)
 		puts("\n  --kills N      clients to kill, 1..1000000 (default 200)");
 	if (b->takes & TAKES_PAGES)
 		puts("\n  --pages N      pages of 256 B, 65536..16777216 (default 4194304)");
+	if (b->takes & TAKES_GPU)
+		puts("\n  --device N     as CUDA numbers GPUs here (default 0)\n"
+		     "  --quick        small sizes, whatever the device: that it measures, not "
+		     "what");
 }
 
 static void bad_arguments(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
@@ -119,7 +133,17 @@ static void parse_cpus(const char *text, struct bench_options *o)
 		bad_arguments("--cpus %s: two CPU numbers are wanted, as in 0,1", text);
 }
 
-enum { OPT_JSON = 256, OPT_SOCKET, OPT_CPUS, OPT_CLIENTS, OPT_KILLS, OPT_PAGES, OPT_HELP };
+enum {
+	OPT_JSON = 256,
+	OPT_SOCKET,
+	OPT_CPUS,
+	OPT_CLIENTS,
+	OPT_KILLS,
+	OPT_PAGES,
+	OPT_DEVICE,
+	OPT_QUICK,
+	OPT_HELP
+};
 
 static const struct option long_options[] = {
 	{ "json", no_argument, NULL, OPT_JSON },
@@ -128,6 +152,8 @@ static const struct option long_options[] = {
 	{ "clients", required_argument, NULL, OPT_CLIENTS },
 	{ "kills", required_argument, NULL, OPT_KILLS },
 	{ "pages", required_argument, NULL, OPT_PAGES },
+	{ "device", required_argument, NULL, OPT_DEVICE },
+	{ "quick", no_argument, NULL, OPT_QUICK },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
 };
@@ -139,49 +165,77 @@ static void need(const struct bench *b, unsigned bit, const char *option)
 		bad_arguments("%s takes no %s", b->name, option);
 }
 
-static void parse_options(int argc, char **argv, const struct bench *b, struct bench_options *o)
+/* The two CPUs of a benchmark that pins its broker and clients. */
+static void settle_cpus(const struct bench *b, struct bench_options *o)
 {
-	int c;
+	const bool given = o->cpu_broker >= 0 || o->cpu_client >= 0;
 
-	optind = 2; /* behind the benchmark's name */
-	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
-		switch (c) {
-		case OPT_JSON:
-			o->json = true;
-			break;
-		case OPT_SOCKET:
-			o->socket = optarg;
-			break;
-		case OPT_CPUS:
-			parse_cpus(optarg, o);
-			break;
-		case OPT_CLIENTS:
-			need(b, TAKES_CLIENTS, "--clients");
-			o->clients = parse_number("--clients", optarg, 1, 1000);
-			break;
-		case OPT_KILLS:
-			need(b, TAKES_KILLS, "--kills");
-			o->kills = parse_number("--kills", optarg, 1, 1000000);
-			break;
-		case OPT_PAGES:
-			need(b, TAKES_PAGES, "--pages");
-			o->pages = parse_number("--pages", optarg, 65536, 1u << 24);
-			break;
-		case OPT_HELP:
-			usage_bench(b);
-			exit(0);
-		default:
-			exit(2); /* getopt has said why */
-		}
+	if (b->takes & OWN_BROKERS) {
+		if (given)
+			bad_arguments("%s takes no --cpus", b->name);
+		return;
 	}
-	if (optind < argc)
-		bad_arguments("what is \"%s\"?", argv[optind]);
 	if (o->cpu_broker < 0)
 		o->cpu_broker = cpu_allowed(0);
 	if (o->cpu_client < 0)
 		o->cpu_client = cpu_allowed(1);
 	if (o->cpu_client < 0)
 		bad_arguments("two CPUs are needed: the broker and its clients both spin");
+}
+
+static void take_option(int option, const struct bench *b, struct bench_options *o)
+{
+	switch (option) {
+	case OPT_JSON:
+		o->json = true;
+		return;
+	case OPT_SOCKET:
+		if (b->takes & OWN_BROKERS)
+			bad_arguments("%s takes no --socket: it starts brokers of its own",
+				      b->name);
+		o->socket = optarg;
+		return;
+	case OPT_CPUS:
+		parse_cpus(optarg, o);
+		return;
+	case OPT_CLIENTS:
+		need(b, TAKES_CLIENTS, "--clients");
+		o->clients = parse_number("--clients", optarg, 1, 1000);
+		return;
+	case OPT_KILLS:
+		need(b, TAKES_KILLS, "--kills");
+		o->kills = parse_number("--kills", optarg, 1, 1000000);
+		return;
+	case OPT_PAGES:
+		need(b, TAKES_PAGES, "--pages");
+		o->pages = parse_number("--pages", optarg, 65536, 1u << 24);
+		return;
+	case OPT_DEVICE:
+		need(b, TAKES_GPU, "--device");
+		o->device = parse_number("--device", optarg, 0, 1023);
+		return;
+	case OPT_QUICK:
+		need(b, TAKES_GPU, "--quick");
+		o->quick = true;
+		return;
+	case OPT_HELP:
+		usage_bench(b);
+		exit(0);
+	default:
+		exit(2); /* getopt has said why */
+	}
+}
+
+static void parse_options(int argc, char **argv, const struct bench *b, struct bench_options *o)
+{
+	int c;
+
+	optind = 2; /* behind the benchmark's name */
+	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
+		take_option(c, b, o);
+	if (optind < argc)
+		bad_arguments("what is \"%s\"?", argv[optind]);
+	settle_cpus(b, o);
 }
 
 /* ---- supervisor ---------------------------------------------------------------------------- */

@@ -45,16 +45,23 @@ void report_number(struct report *r, const char *key, double value, const char *
 	value = rounded(value);
 	cJSON_AddNumberToObject(r->root, key, value);
 	if (!r->json) {
-		printf("%-28s %14.10g  %s\n", key, value, what);
+		printf("%-34s %14.10g  %s\n", key, value, what);
 		fflush(stdout);
 	}
+}
+
+void report_null(struct report *r, const char *key, const char *why)
+{
+	cJSON_AddNullToObject(r->root, key);
+	if (!r->json)
+		printf("%-34s %14s  %s\n", key, "-", why);
 }
 
 void report_text(struct report *r, const char *key, const char *text)
 {
 	cJSON_AddStringToObject(r->root, key, text);
 	if (!r->json)
-		printf("%-28s %s\n", key, text);
+		printf("%-34s %s\n", key, text);
 }
 
 void report_numbers(struct report *r, const char *key, const double *value, unsigned n,
@@ -66,7 +73,7 @@ void report_numbers(struct report *r, const char *key, const double *value, unsi
 		cJSON_AddItemToArray(array, cJSON_CreateNumber(rounded(value[i])));
 	if (r->json)
 		return;
-	printf("%-28s", key);
+	printf("%-34s", key);
 	for (unsigned i = 0; i < n; i++)
 		printf(" %.10g", rounded(value[i]));
 	printf("  %s\n", what);
@@ -81,7 +88,7 @@ void report_array(struct report *r, const char *key, struct cJSON *array, const 
 		return;
 	text = cJSON_PrintUnformatted(array);
 	if (text != NULL)
-		printf("%-28s %s  %s\n", key, text, what);
+		printf("%-34s %s  %s\n", key, text, what);
 	free(text);
 }
 
