@@ -4,8 +4,8 @@
  * A fence: the broker waits for the pages to be written, and the engine does not.
  *
  * SEAL is sent at once, with a fence word and a value; it runs when the word has reached the value.
- * On a GPU the stream that fills the pages would write the word (cuStreamWriteValue64 on this
- * memory, registered). Here a thread stands in for the stream.
+ * On a GPU the stream that fills the pages writes the word: kvb_fence_stream_write(). Here a thread
+ * stands in for the stream.
  *
  *     KVBROKER_SOCKET=/tmp/b.sock example-fence
  */
@@ -61,14 +61,18 @@ int main(void)
 	if (kvb_space_open(kvb, &params, &space) < 0 || kvb_ns_open(kvb, digest, 0, &ns) < 0 ||
 	    kvb_space_grow(space, 1, 1000000000) < 0 || kvb_alloc(space, &page, 1) != 1)
 		return fail(kvb);
-	struct stream stream = { kvb_page_addr(space, 0, page), kvb_fence_word(kvb, 0), 1 };
+	const int fence = kvb_fence_get(kvb);
+	if (fence < 0)
+		return fail(kvb);
+	struct stream stream = { kvb_page_addr(space, 0, page),
+				 kvb_fence_word(kvb, (uint32_t)fence), 1 };
 
 	struct kvb_seal *seal = kvb_operands(kvb, &bytes);
 	/* The hash holds the page's name only so that each run of the example seals a new key. */
 	*seal = (struct kvb_seal){ .page = page, .hash = { { 0xfe9ce, page } } };
 	struct kvb_sqe *sqe = kvb_get_sqe(kvb);
 	kvb_prep_seal(sqe, space, ns.ns, ns.epoch, 0, kvb_operand_offset(kvb, seal), 1);
-	kvb_prep_fence(sqe, 0, stream.value);
+	kvb_prep_fence(sqe, (uint32_t)fence, stream.value);
 	kvb_submit(kvb);
 	/* Nothing is sealed while the page is not written, however long that takes. */
 	if (kvb_wait_cqe(kvb, &cqe, 10000000) != -ETIME) {
