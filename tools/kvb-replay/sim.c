@@ -159,6 +159,17 @@ static void verify(const struct sim *s, uint32_t blocks, struct replay_counts *n
 	}
 }
 
+/* What the broker does when nobody asks it for anything. */
+static void work(struct sim *s)
+{
+	bool more;
+
+	do {
+		more = core_work(&s->core, WORK_UNITS);
+		more |= sim_settle(s);
+	} while (more);
+}
+
 /* Its hits, or -errno. */
 static int run_request(struct sim *s, const uint64_t *id, uint32_t blocks, bool check,
 		       struct replay_counts *n)
@@ -184,8 +195,7 @@ static int run_request(struct sim *s, const uint64_t *id, uint32_t blocks, bool 
 	got = allocate(s, missing);
 	if ((r = seal_pages(s, got)) < 0 || (r = release_tail_first(s, blocks)) < 0)
 		return r;
-	while (core_work(&s->core, WORK_UNITS) | sim_settle(s))
-		;
+	work(s);
 	s->core_ns += t1 - t0 + clock_ns() - t2;
 	n->requests++;
 	n->blocks += blocks;
