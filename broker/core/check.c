@@ -35,6 +35,8 @@ static int check_pair(const struct core *c, struct report *r, uint32_t page)
 	uint16_t space = below ? s->below : s->above;
 	uint32_t other;
 
+	MUST(r, p->flags & CORE_PAGE_ABOVE || !(p->flags & CORE_PAGE_SPARE),
+	     "page %u: the spare copy of nothing", page);
 	if (!(p->flags & (CORE_PAGE_BELOW | CORE_PAGE_ABOVE)))
 		return 0;
 	MUST(r, space != CORE_NONE16 && p->flags & CORE_PAGE_INDEXED,

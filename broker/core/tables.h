@@ -62,10 +62,11 @@ enum core_page_state {
 #define CORE_PAGE_HIGH (1u << 5)     /* hint: passed over once */
 #define CORE_PAGE_BUSY (1u << 6)     /* a transfer reads or writes it */
 #define CORE_PAGE_BELOW (1u << 7)    /* indexed, and the space below has a copy */
-#define CORE_PAGE_ABOVE (1u << 8)    /* in a lower tier: the copy of a page above; first to go */
+#define CORE_PAGE_ABOVE (1u << 8)    /* in a lower tier: the copy of a page above */
 #define CORE_PAGE_RIPE (1u << 9)     /* on its space's list of what goes next */
 #define CORE_PAGE_FAILED (1u << 10)  /* its bytes did not arrive: it goes with its last lease */
 #define CORE_PAGE_PENDING (1u << 11) /* of a group of which not every rank has the key: a miss */
+#define CORE_PAGE_SPARE (1u << 12)   /* ABOVE, of a page that is in use: the first to go */
 
 /* One cache line, so that a lookup touches an index line and this. */
 struct core_page {

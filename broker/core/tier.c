@@ -12,11 +12,10 @@
  * than a sixteenth of the space and goes on to an eighth: in runs, so that neighbours go together.
  *
  * Copies. A page and its copy find each other by their key; BELOW and ABOVE say that there is one
- * to find. The copy of a page in use above is the first to go below: a key costs memory in both
- * tiers only as long as there is some. Not so the copy of a page that is about to go: with the
- * arena full each page that is made ripe would take the copy of the one before, and all would be
- * written again. When the upper page is evicted its copy becomes the most recently used below. So
- * capacities add up, and a page that comes and goes is written once.
+ * to find. While the upper page is in use its copy is SPARE, the first to go below: a key costs
+ * memory in both tiers only as long as there is some. When the upper page is ripe, or evicted, its
+ * copy is the most recently used below. So capacities add up, and a page that comes and goes is
+ * written once.
  *
  * Room below is a free page, a new slab, or the lower space's own eviction, in this order; slabs
  * are asked for before the last free page is gone.
@@ -52,9 +51,29 @@ static void ripe_link(struct core *c, struct core_space *s, uint32_t page, uint3
 	s->ripe++;
 }
 
+/* What is known below of a page that is now in use, or about to go. */
+static void set_spare(struct core *c, const struct core_space *s, uint32_t page, bool spare)
+{
+	uint32_t low;
+	struct core_page *q;
+
+	if (!(c->pages[page].flags & CORE_PAGE_BELOW))
+		return;
+	low = core_tier_find(c, s->below, &c->pages[page]);
+	assert(low != CORE_NONE);
+	q = &c->pages[low];
+	if (spare)
+		q->flags |= CORE_PAGE_SPARE;
+	else
+		q->flags &= (uint16_t)~CORE_PAGE_SPARE;
+	if (q->flags & CORE_PAGE_LISTED)
+		core_page_touch(c, low);
+}
+
 void core_ripe_append(struct core *c, struct core_space *s, uint32_t page)
 {
 	ripe_link(c, s, page, s->ripe_last, CORE_NONE);
+	set_spare(c, s, page, false);
 }
 
 void core_ripe_prepend(struct core *c, struct core_space *s, uint32_t page)
@@ -75,8 +94,10 @@ void core_ripe_remove(struct core *c, struct core_space *s, uint32_t page)
 
 void core_page_touch(struct core *c, uint32_t page)
 {
-	if (c->pages[page].flags & CORE_PAGE_RIPE)
+	if (c->pages[page].flags & CORE_PAGE_RIPE) {
 		core_ripe_remove(c, space_of(c, page), page);
+		set_spare(c, space_of(c, page), page, true);
+	}
 	c->policy->touch(c, page);
 }
 
@@ -108,10 +129,8 @@ void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower, bool going)
 	assert(c->pages[upper].flags & CORE_PAGE_INDEXED);
 	assert(c->pages[lower].flags & CORE_PAGE_INDEXED);
 	c->pages[upper].flags |= CORE_PAGE_BELOW;
-	if (going && !(c->pages[lower].flags & CORE_PAGE_BUSY))
-		core_page_touch(c, lower); /* as what it soon is */
-	c->pages[lower].flags |= CORE_PAGE_ABOVE;
-	if (!going && !(c->pages[lower].flags & CORE_PAGE_BUSY))
+	c->pages[lower].flags |= CORE_PAGE_ABOVE | (going ? 0 : CORE_PAGE_SPARE);
+	if (!(c->pages[lower].flags & CORE_PAGE_BUSY))
 		core_page_touch(c, lower);
 }
 
@@ -127,12 +146,12 @@ void core_tier_part(struct core *c, uint32_t page)
 	other = core_tier_find(c, p->flags & CORE_PAGE_BELOW ? s->below : s->above, p);
 	assert(other != CORE_NONE);
 	q = &c->pages[other];
-	p->flags &= (uint16_t) ~(CORE_PAGE_BELOW | CORE_PAGE_ABOVE);
+	p->flags &= (uint16_t) ~(CORE_PAGE_BELOW | CORE_PAGE_ABOVE | CORE_PAGE_SPARE);
 	if (q->flags & CORE_PAGE_BELOW) {
 		q->flags &= (uint16_t)~CORE_PAGE_BELOW;
 		return;
 	}
-	q->flags &= (uint16_t)~CORE_PAGE_ABOVE;
+	q->flags &= (uint16_t) ~(CORE_PAGE_ABOVE | CORE_PAGE_SPARE);
 	q->hits = p->hits;
 	q->expire_s = p->expire_s;
 	if (q->flags & CORE_PAGE_LISTED)

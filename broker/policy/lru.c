@@ -88,7 +88,7 @@ static void lru_touch(struct core *c, uint32_t page)
 
 	if (c->pages[page].flags & CORE_PAGE_LISTED)
 		unlink_page(c, s, page);
-	if (c->pages[page].flags & (CORE_PAGE_LOW | CORE_PAGE_ABOVE))
+	if (c->pages[page].flags & (CORE_PAGE_LOW | CORE_PAGE_SPARE))
 		link_cold(c, s, page);
 	else
 		link_hot(c, s, page);
