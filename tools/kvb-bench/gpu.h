@@ -70,6 +70,7 @@
 	X(chain_pages, "")                                                                         \
 	X(mover_cpu_cores, "processors that the mover takes while it copies, checksums off")       \
 	X(mover_cpu_checked_cores, "checksums on")                                                 \
+	X(mover_sums, "threads that make checksums, where they are on")                            \
 	X(checksum_gb_s_core, "one thread, from memory")                                           \
 	X(interference_memory, "slow-down of a memory-bound kernel beside the mover, worst")       \
 	X(interference_memory_checked, "checksums on")                                             \

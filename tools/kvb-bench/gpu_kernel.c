@@ -145,6 +145,7 @@ struct kernels *kernels_open(const struct card *c, uint64_t bytes)
 	enum cu_result (*load)(cu_module * ret, const void *image);
 	enum cu_result (*find)(cu_function * ret, cu_module module, const char *name);
 	struct kernels *k = calloc(1, sizeof(*k));
+	enum cu_result result;
 	cu_module module;
 
 	if (k == NULL)
@@ -157,9 +158,14 @@ struct kernels *kernels_open(const struct card *c, uint64_t bytes)
 	k->card = c;
 	k->rounds = COMPUTE_ROUNDS;
 	k->vectors = bytes / 16;
+	result = load(&module, kernels_ptx);
+	if (result != CU_OK) { /* a container often lacks the driver's compiler */
+		gpu_say("cuModuleLoadData: result %d; kernels are left out", (int)result);
+		free(k);
+		return NULL;
+	}
 	k->to = card_device_memory(c, bytes);
 	k->from = card_device_memory(c, bytes);
-	card_check("cuModuleLoadData", load(&module, kernels_ptx));
 	for (unsigned i = 0; i < KERNEL_KINDS; i++) {
 		card_check("cuModuleGetFunction", find(&k->function[i], module, names[i]));
 		launch_many_ns(k, i, WARM_LAUNCHES);
