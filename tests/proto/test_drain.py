@@ -45,6 +45,10 @@ class Engine:
         assert self.do("grow 4", "grown") == [4]
         assert self.do("put 0 %d" % KEYS, "put") == [KEYS]
 
+    def get(self):
+        """How many of the keys came, and how many of those from below."""
+        return self.do("get 0 %d" % KEYS, "got")[:2]
+
     def end(self):
         _, err = self.proc.communicate(timeout=WAIT_S)
         assert self.proc.returncode == 0, (self.proc.returncode, err)
@@ -120,7 +124,7 @@ def drained_gpu_has_no_process_and_no_memory(broker, engine):
     assert gpu(broker, 1) == other, (other, gpu(broker, 1))
     e = engine("cuda:1")
     e.fill()
-    assert e.do("get 0 %d" % KEYS, "got") == [KEYS, 0]
+    assert e.get() == [KEYS, 0]
     code, answer = broker.ask("gpu", "drain", "cuda:0")
     assert code == 0 and answer["drained"], answer
 
@@ -140,7 +144,7 @@ def what_was_cached_comes_back(broker, engine):
     assert again["mover_restarts"] == 1, again
     e = engine("cuda:0")
     assert e.do("grow 4", "grown") == [4]
-    assert e.do("get 0 %d" % KEYS, "got") == [KEYS, KEYS]
+    assert e.get() == [KEYS, KEYS]
     up = tier(broker, "cuda:0")
     assert up["promoted"] == KEYS and up["promoted_bytes"] == KEYS * 2 * 65536, up
     assert up["checksum_misses"] == 0 and up["failed"] == 0 and up["flights"] == 0, up
@@ -179,7 +183,7 @@ def block_below_is_told_from_a_resident_one(broker, engine):
     e = engine("cuda:0")
     assert e.do("grow 4", "grown") == [4]
     wait_until(lambda: gpu(broker)["state"] == "ok", lambda: gpu(broker))
-    assert e.do("get 0 %d" % KEYS, "got") == [KEYS - 1, KEYS - 1]
+    assert e.get() == [KEYS - 1, KEYS - 1]
     code, answer = broker.ask("prefix", "lookup", ns, hash_of(0))
     assert answer["keys"][0]["resident"] and answer["keys"][0]["copy_below"], answer
     code, answer = broker.ask("prefix", "top", "--count", "500")
@@ -251,7 +255,7 @@ def what_makes_no_sense_is_refused(broker, engine):
                        capture_output=True, text=True, check=False)
     assert p.returncode == 0 and str(e.proc.pid) in p.stdout and "would be disconnected" in p.stdout, p
     assert gpu(broker)["state"] == "ok" and e.do("ping 1", "worst")
-    assert e.do("get 0 %d" % KEYS, "got") == [KEYS, 0]
+    assert e.get() == [KEYS, 0]
 
 
 def mover_that_is_away_is_told(broker, engine):
