@@ -71,7 +71,9 @@ static void kernels_main(struct gpu_bench *b, struct shared *s)
 	card_open(b->o->device, &card);
 	k = kernels_open(&card, b->plan.copy_bytes / 2);
 	set(&s->kernels, k != NULL ? READY : NO_KERNELS);
-	for (uint32_t n = 1; k != NULL; n++) {
+	if (k == NULL)
+		return;
+	for (uint32_t n = 1;; n++) {
 		while (get(&s->asked) != n)
 			clock_sleep_ns(POLL_NS);
 		s->launch_ns = kernels_run_ns(k, s->kind, b->plan.slice_ns);
