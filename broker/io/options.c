@@ -24,6 +24,7 @@
 #include "cuda_driver/gpu.h"
 #include "numa/placement.h"
 
+#define SUMS_DEFAULT_MAX 8
 #define MS_NS 1000000ull
 #define US_NS 1000ull
 #define PAGES_MIN (1u << 20)
@@ -58,7 +59,7 @@ static const char options_help[] =
 	"in\n"
 	"                             all, next to the devices; default 0: there is none\n"
 	"  --mover-sums N             threads for each device that checksum what is kept there;\n"
-	"                             default 2; 0: it is not verified\n"
+	"                             default half the CPUs, at most 8; 0: it is not verified\n"
 	"  --tenant NAME[,KEY=VALUE]  a budget: min= high= max= (sizes, or % of the device), "
 	"weight=\n"
 	"                             (1 to 1000), uid= (number or name), device=host:NODE or\n"
@@ -462,6 +463,14 @@ static int option_amount(struct options *o, int option, const char *arg)
 	}
 }
 
+/* A thread checksums some 7 GB/s and a GPU copies 50; engines want their CPUs too. */
+static uint32_t default_sums(void)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+
+	return cpus < 1 ? 1 : cpus > SUMS_DEFAULT_MAX ? SUMS_DEFAULT_MAX : (uint32_t)cpus;
+}
+
 static int option_take(struct options *o, int option, char *arg)
 {
 	struct server_config *cfg = o->cfg;
@@ -587,7 +596,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.spin_ns = 50 * US_NS,
 		.owner_deadline_ns = 5000 * MS_NS,
 		.warm_bytes = UINT64_MAX,
-		.mover_sums = 2,
+		.mover_sums = default_sums(),
 		.log_level = LOG_LEVEL_INFO,
 		.admins_max = 32,
 		.socket_mode = 0660,
