@@ -38,7 +38,7 @@ def environment(fail=""):
 
 
 def broker_of(*devices, fail="", more=(), env=None):
-    return Broker(PROGRAMS, args=(*TENANTS, "--owner-deadline", str(DEADLINE_MS), *more),
+    return Broker(PROGRAMS, args=(*TENANTS, "--warm", "0", "--owner-deadline", str(DEADLINE_MS), *more),
                   env=dict(environment(fail), CUDA_MPS_PIPE_DIRECTORY="/nonexistent", **(env or {})),
                   devices=list(devices))
 
