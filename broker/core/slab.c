@@ -95,6 +95,7 @@ int core_slab_create(struct core *c, struct core_space *s)
 	slab->space = (uint16_t)core_space_index(c, s);
 	slab->slot = (uint16_t)slot;
 	slab->state = CORE_SLAB_CREATING;
+	slab->deadline_ns = c->now_ns;
 	take_units(c, slab, first, units_of(slab));
 	s->slab_of_slot[slot] = (uint16_t)core_slab_index(c, slab);
 	s->slabs++;

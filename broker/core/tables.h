@@ -144,7 +144,7 @@ struct core_slab {
 	uint8_t state;
 	uint8_t todo; /* on the list of slabs the device has work for */
 	uint8_t resv[2];
-	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts */
+	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts; CREATING: asked for */
 	uint64_t grace_ns;
 };
 

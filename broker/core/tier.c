@@ -27,8 +27,9 @@
 #define RIPE_MAX 16384u /* but not more than so many, however large the space */
 #define RIPEN_BATCH 32u
 #define LOWER_WORK 256u /* pages below that one copy may look at for a victim */
-#define GROW_PART 4u    /* a slab below is asked for when less than this part of one is free */
-#define HUNGRY_S 2u     /* a space that was refused a slab and asks no more is not waited for */
+#define SLAB_NEAR_NS (20ull * 1000 * 1000)
+#define GROW_PART 4u /* a slab below is asked for when less than this part of one is free */
+#define HUNGRY_S 2u  /* a space that was refused a slab and asks no more is not waited for */
 
 /* ---- the order of candidates --------------------------------------------------------------- */
 
@@ -171,6 +172,19 @@ static bool is_growing(const struct core *c, const struct core_space *low)
 	return false;
 }
 
+/* A slab is on its way, and not for so long that it may be long: an arena that is being filled. */
+static bool is_slab_near(const struct core *c, const struct core_space *low)
+{
+	for (unsigned slot = 0; slot < low->slots; slot++) {
+		unsigned slab = low->slab_of_slot[slot];
+
+		if (slab != CORE_NONE16 && c->slabs[slab].state == CORE_SLAB_CREATING &&
+		    c->now_ns < c->slabs[slab].deadline_ns + SLAB_NEAR_NS)
+			return true;
+	}
+	return false;
+}
+
 /* Another space of the tenant has nothing to write to and less than this one: it goes first. */
 static bool is_sibling_hungry(const struct core *c, const struct core_space *low)
 {
@@ -231,7 +245,7 @@ bool core_tier_coming(const struct core *c, const struct core_space *s)
 {
 	const struct core_space *low = &c->spaces[s->below];
 
-	return !low->pages_free && !low->listed && is_growing(c, low);
+	return !low->pages_free && (low->listed ? is_slab_near(c, low) : is_growing(c, low));
 }
 
 /* Is there a copy of the page already? They find each other then. */
@@ -258,6 +272,7 @@ static uint32_t take_lows(struct core *c, const struct core_space *s, uint32_t n
 {
 	struct core_space *low = &c->spaces[s->below];
 	uint32_t room = c->h->limits.transfers - c->h->transfers_used, got = 0, page;
+	bool near;
 
 	*ret_error = -EAGAIN;
 	if (!room)
@@ -265,8 +280,10 @@ static uint32_t take_lows(struct core *c, const struct core_space *s, uint32_t n
 	grow_low(c, low);
 	if (core_tier_coming(c, s))
 		return 0;
-	*ret_error = -ENOSPC;
-	while (got < n && got < room && (page = take_low(c, low)) != CORE_NONE) {
+	near = is_slab_near(c, low); /* then nothing need be evicted below */
+	*ret_error = near ? -EAGAIN : -ENOSPC;
+	while (got < n && got < room && (low->pages_free || !near) &&
+	       (page = take_low(c, low)) != CORE_NONE) {
 		uint32_t at = got++;
 
 		for (; at && ret[at - 1] > page; at--)
