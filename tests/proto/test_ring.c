@@ -265,16 +265,17 @@ static bool malformed(const struct kvb_sqe *q, uint32_t area)
 {
 	unsigned op = q->opcode;
 	uint32_t each = operand_bytes(op);
-	uint8_t flags = one_of(op, OP(ALLOC) | OP(LOOKUP)) ? 1 : 0;
+	uint8_t flags = one_of(op, OP(ALLOC) | OP(LOOKUP)) ? 3 : 0;
 
-	if (op >= KVB_OP_N || q->resv[0] || q->resv[1] || q->flags & ~flags)
+	if (op >= KVB_OP_N || q->resv[0] || q->resv[1] || q->flags & ~flags ||
+	    (op == KVB_OP_LOOKUP && q->flags == (KVB_LOOKUP_ALL | KVB_LOOKUP_TIERS)))
 		return true;
 	if ((q->space && one_of(op, OP(NOP) | OP(NS_OPEN) | OP(EPOCH_BUMP) | OP(CANCEL))) ||
 	    (q->ns && !one_of(op, KEYED | OP(EPOCH_BUMP))) || (q->salt && !one_of(op, KEYED)) ||
-	    (q->arg && !one_of(op, OP(SEAL) | OP(HINT) | OP(SPACE_GROW) | OP(SPACE_SHRINK) |
-					   OP(RECLAIM_ACK) | OP(CANCEL))))
+	    (q->arg && !one_of(op, OP(SEAL) | OP(LOAD) | OP(HINT) | OP(SPACE_GROW) |
+					   OP(SPACE_SHRINK) | OP(RECLAIM_ACK) | OP(CANCEL))))
 		return true;
-	if (q->fence > KVB_FENCES || (q->fence && !one_of(op, OP(FREE) | OP(SEAL))) ||
+	if (q->fence > KVB_FENCES || (q->fence && !one_of(op, OP(FREE) | OP(SEAL) | OP(LOAD))) ||
 	    (q->fence_value && !q->fence))
 		return true;
 	if (one_of(op, OP(SPACE_GROW) | OP(SPACE_SHRINK)))
