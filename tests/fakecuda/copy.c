@@ -50,6 +50,7 @@ struct copy_chunk {
 };
 
 static struct copy_chunk *copy_chunks;
+static uint32_t copy_waiting; /* for a chunk to be done; no other is begun before they had a look */
 
 /* ---- moving -------------------------------------------------------------------------------- */
 
@@ -62,6 +63,7 @@ void copy_wait_range(uint64_t address, uint64_t bytes)
 {
 	const struct copy_chunk *chunk = copy_chunks;
 
+	copy_waiting++;
 	while (chunk) {
 		if (copy_overlaps(chunk->to, chunk->bytes, address, bytes) ||
 		    copy_overlaps(chunk->from, chunk->bytes, address, bytes)) {
@@ -71,6 +73,8 @@ void copy_wait_range(uint64_t address, uint64_t bytes)
 			chunk = chunk->next;
 		}
 	}
+	copy_waiting--;
+	fake_wake();
 }
 
 /* Is it what it was when the copy was queued? */
@@ -99,6 +103,8 @@ static void copy_move(const struct copy_piece *piece, uint64_t at, uint64_t byte
 		link = &(*link)->next;
 	*link = chunk.next;
 	fake_wake();
+	while (copy_waiting > 0)
+		fake_wait();
 }
 
 static enum cu_result copy_piece_run(const struct copy_piece *piece, uint32_t ordinal)
