@@ -35,7 +35,6 @@
 #define GIB ((uint64_t)1 << 30)
 #define LARGE_BYTES (24 * GIB) /* a device of so much, and more, has the sizes that count */
 #define LEAST_BYTES (1 * GIB)
-#define SUMS_MAX 8
 #define READY_NS (90ull * 1000 * 1000 * 1000)
 #define TEXT_BYTES 128
 
@@ -209,23 +208,14 @@ static void wait_tier(struct gpu_bench *b)
 		(double)(clock_now_ns() - start_ns) / 1e9);
 }
 
-/* Checksums that keep up with a copy engine, if the machine has the processors. */
-static double sum_threads(void)
-{
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN) / 2;
-
-	return cpus < 1 ? 1 : cpus > SUMS_MAX ? SUMS_MAX : (double)cpus;
-}
-
 static void daemon_start(struct gpu_bench *b, uint64_t device_bytes, uint64_t tier_bytes, bool sums)
 {
-	char device[64], tier[32], threads[16];
+	char device[64], tier[32];
 	const char *args[16];
 	unsigned n = 0;
 
 	snprintf(device, sizeof(device), "cuda:%u=%" PRIu64, b->o->device, device_bytes);
 	snprintf(tier, sizeof(tier), "%" PRIu64, tier_bytes);
-	snprintf(threads, sizeof(threads), "%.0f", sums ? b->fig->mover_sums : 0);
 	args[n++] = "--device";
 	args[n++] = device;
 	args[n++] = "--drain";
@@ -234,8 +224,10 @@ static void daemon_start(struct gpu_bench *b, uint64_t device_bytes, uint64_t ti
 		args[n++] = "--host-tier";
 		args[n++] = tier;
 	}
-	args[n++] = "--mover-sums";
-	args[n++] = threads;
+	if (!sums) {
+		args[n++] = "--mover-sums";
+		args[n++] = "0";
+	}
 	args[n] = NULL;
 	b->sums = sums;
 	broker_start(b->o, -1, args, &b->broker);
@@ -249,7 +241,6 @@ static void measure(struct gpu_bench *b)
 {
 	const struct gpu_plan *p = &b->plan;
 
-	b->fig->mover_sums = sum_threads();
 	stage(b, "checksum", gpu_checksum);
 	daemon_start(b, p->grow_bytes, 0, true);
 	stage(b, "growth", gpu_grow);

@@ -70,7 +70,6 @@
 	X(chain_pages, "")                                                                         \
 	X(mover_cpu_cores, "processors that the mover takes while it copies, checksums off")       \
 	X(mover_cpu_checked_cores, "checksums on")                                                 \
-	X(mover_sums, "threads that make checksums, where they are on")                            \
 	X(checksum_gb_s_core, "one thread, from memory")                                           \
 	X(interference_memory, "slow-down of a memory-bound kernel beside the mover, worst")       \
 	X(interference_memory_checked, "checksums on")                                             \
@@ -194,8 +193,9 @@ struct rig {
 	kvb_page_t *got;
 	struct kvb_seal *seal;
 	struct kvb_hash *hash;
-	struct kvb_hash *above; /* of rig_exchange_ns() */
-	uint64_t generation;    /* of keys */
+	struct kvb_hash *above;   /* of rig_exchange_ns() */
+	uint64_t generation;      /* of keys */
+	struct kvb_ns_info ns[2]; /* of odd and even ones */
 };
 
 /* `bytes` of space, or a whole number of slabs just above. */
@@ -205,8 +205,9 @@ void rig_close(struct rig *r);
 /* Writes pages down until the space below has grown to n pages: what is written later displaces
  * nothing that is wanted yet. */
 void rig_warm(struct gpu_bench *b, struct rig *r, uint32_t n);
-void rig_alloc_all(struct rig *r); /* evicts what is there */
-void rig_evict_all(struct rig *r); /* and frees: the device is empty */
+void rig_alloc(struct rig *r, uint32_t n); /* page[0..n) */
+void rig_alloc_all(struct rig *r);         /* evicts what is there */
+void rig_evict_all(struct rig *r);         /* and frees: the device is empty */
 /* Gives page[0..n) the next generation of keys, hash[0..n); the pages stay leased. */
 void rig_seal(struct rig *r, uint32_t n);
 /* Each ns until all are done. page[0..n) down; hash[0..n) up, into got[0..n), leased. `per` pages

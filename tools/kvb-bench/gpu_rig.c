@@ -5,7 +5,9 @@
  *
  * What a round does outside its timing: pages are allocated, which evicts those of the round
  * before (they have copies below, so nobody waits), and sealed under keys that nobody had before.
- * A LOAD finds its keys below because all pages of the device were taken meanwhile.
+ * A LOAD finds its keys below because all pages of the device were taken meanwhile. Generations of
+ * keys take turns in two namespaces, and a new one ends the epoch of the one before the last: so
+ * the tier below never fills up with what nobody wants.
  *
  * Entries are kept in flight as an engine would that has much to move: up to WINDOW of them, each
  * with operands of its own. Those that wait let later ones pass, so completions come in any order.
@@ -28,6 +30,7 @@ struct job {
 	const void *in;
 	uint32_t in_bytes; /* of an operand */
 	uint32_t n, per;
+	uint32_t ns;     /* LOAD */
 	kvb_page_t *out; /* LOAD: pages */
 	uint32_t sent, done, flying;
 	uint64_t below; /* LOAD: keys that came from below */
@@ -58,7 +61,7 @@ static void job_send(struct client *c, struct job *j, unsigned which)
 	if (j->op == KVB_OP_STORE)
 		kvb_prep_store(sqe, c->space, at, n);
 	else
-		kvb_prep_load(sqe, c->space, c->ns.ns, 0, at, n, WAIT_NS);
+		kvb_prep_load(sqe, c->space, j->ns, 0, at, n, WAIT_NS);
 	sqe->user_data = which * WINDOW + slot;
 	j->used[slot] = true;
 	j->first[slot] = j->sent;
@@ -128,13 +131,16 @@ static struct job store_of(const struct rig *r, uint32_t n, uint32_t per)
 	};
 }
 
-static struct job load_of(struct rig *r, const struct kvb_hash *hash, uint32_t n, uint32_t per)
+/* Keys of a generation that is not older than the last but one. */
+static struct job load_of(struct rig *r, uint64_t generation, const struct kvb_hash *hash,
+			  uint32_t n, uint32_t per)
 {
 	return (struct job){ .op = KVB_OP_LOAD,
 			     .in = hash,
 			     .in_bytes = sizeof(*hash),
 			     .n = n,
 			     .per = per,
+			     .ns = r->ns[generation % 2].ns,
 			     .out = r->got };
 }
 
@@ -147,7 +153,7 @@ uint64_t rig_store_ns(struct rig *r, uint32_t n, uint32_t per)
 
 uint64_t rig_load_ns(struct rig *r, uint32_t n, uint32_t per)
 {
-	struct job j = load_of(r, r->hash, n, per);
+	struct job j = load_of(r, r->generation, r->hash, n, per);
 	uint64_t ns = run(&r->client, &j, 1);
 
 	job_verify(&j);
@@ -157,7 +163,8 @@ uint64_t rig_load_ns(struct rig *r, uint32_t n, uint32_t per)
 /* Both ways at once: page[0..n) down, keys up[0..n) up. */
 static uint64_t both_ns(struct rig *r, uint32_t n, const struct kvb_hash *up)
 {
-	struct job j[2] = { store_of(r, n, PER_PAGES), load_of(r, up, n, PER_PAGES) };
+	struct job j[2] = { store_of(r, n, PER_PAGES),
+			    load_of(r, r->generation - 1, up, n, PER_PAGES) };
 	uint64_t ns = run(&r->client, j, 2);
 
 	job_verify(&j[1]);
@@ -179,6 +186,12 @@ void rig_open(struct gpu_bench *b, uint32_t regions, uint64_t stride_bytes, uint
 						.regions = regions,
 						.stride_bytes = stride_bytes },
 		    &ret->client);
+	for (unsigned i = 0; i < 2; i++) {
+		const uint8_t digest[32] = { 'r', 'i', 'g', (uint8_t)i };
+
+		if (kvb_ns_open(ret->client.kvb, digest, KVB_NS_ADMIN, &ret->ns[i]) < 0)
+			bench_die("cannot open a namespace: %s", kvb_error_text(ret->client.kvb));
+	}
 	kvb_space_get_info(ret->client.space, &info);
 	slab_bytes = info.pages_per_slab * ret->page_bytes;
 	slabs = (bytes + slab_bytes - 1) / slab_bytes;
@@ -225,12 +238,26 @@ void rig_close(struct rig *r)
 	client_close(&r->client);
 }
 
+/* One entry at a time: above a tier those that wait would be passed by others. */
+void rig_alloc(struct rig *r, uint32_t n)
+{
+	uint64_t until_ns = clock_now_ns() + WAIT_NS;
+	uint32_t got = 0;
+
+	while (got < n) {
+		int64_t more = kvb_alloc(r->client.space, r->page + got, n - got);
+
+		if (more < 0 || clock_now_ns() > until_ns)
+			bench_die("got %u of %u pages: %s", got, n,
+				  more < 0 ? kvb_error_text(r->client.kvb)
+					   : "is another client here?");
+		got += (uint32_t)more;
+	}
+}
+
 void rig_alloc_all(struct rig *r)
 {
-	uint64_t got = batch_alloc(&r->client, r->page, r->n);
-
-	if (got != r->n)
-		bench_die("got %" PRIu64 " of %u pages: is another client here?", got, r->n);
+	rig_alloc(r, r->n);
 }
 
 void rig_evict_all(struct rig *r)
@@ -241,7 +268,12 @@ void rig_evict_all(struct rig *r)
 
 void rig_seal(struct rig *r, uint32_t n)
 {
-	r->generation++;
+	struct kvb_ns_info *ns = &r->ns[++r->generation % 2];
+
+	/* Nobody wants the generation before the last any more: its copies make room. */
+	if (kvb_epoch_bump(r->client.kvb, ns->ns, &ns->epoch) < 0)
+		bench_die("cannot end an epoch: %s", kvb_error_text(r->client.kvb));
+	r->client.ns = *ns;
 	for (uint32_t i = 0; i < n; i++) {
 		r->hash[i] = random_hash(r->generation << 32 | i);
 		r->seal[i] =
