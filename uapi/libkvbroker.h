@@ -142,6 +142,17 @@ struct kvb_space_params {
  * libcuda, -ENOSYS one that is too old, -ENODEV no such GPU in this process, -EXDEV the
  * current context is of another device. */
 KVB_API int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret);
+
+/* One space of a group, for an engine whose KV is split over `ranks` devices: a key is found in any
+ * of them only while all have sealed it. See KVB_MSG_SPACE_OPEN. Since 1.2. */
+struct kvb_rank {
+	uint64_t group; /* any number, the same for all ranks */
+	uint32_t ranks; /* 1..KVB_RANKS_MAX */
+	uint32_t rank;	/* 0..ranks-1 */
+};
+/* As kvb_space_open(); also -EINVAL: no such rank. NULL: no group. */
+KVB_API int kvb_space_open_rank(struct kvb *kvb, const struct kvb_space_params *params,
+				const struct kvb_rank *rank, struct kvb_space **ret);
 /* -EBUSY while this connection holds pages or leases there. Magazine pages are given back. */
 KVB_API int kvb_space_close(struct kvb_space *space);
 

@@ -284,7 +284,8 @@ static int ask(struct kvb *kvb, struct kvb_msg_header *h, enum kvb_msg_type type
 	return rc;
 }
 
-int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret)
+int kvb_space_open_rank(struct kvb *kvb, const struct kvb_space_params *params,
+			const struct kvb_rank *rank, struct kvb_space **ret)
 {
 	const uint32_t regions = params->regions ? params->regions : 1;
 	struct kvb_msg_space_open open = {
@@ -299,6 +300,11 @@ int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struc
 
 	if (kvb->dead)
 		return kvb->dead;
+	if (rank) {
+		open.group = rank->group;
+		open.ranks = rank->ranks;
+		open.rank = rank->rank;
+	}
 	if (!params->stride_bytes || params->stride_bytes % 64 || regions > KVB_REGIONS_MAX)
 		return kvb_fail(kvb, -EINVAL,
 				"stride %llu is no multiple of 64, or %u regions are not in 1..%u",
@@ -315,6 +321,11 @@ int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struc
 	if (!rc)
 		rc = kvb_socket_process(kvb);
 	return rc;
+}
+
+int kvb_space_open(struct kvb *kvb, const struct kvb_space_params *params, struct kvb_space **ret)
+{
+	return kvb_space_open_rank(kvb, params, NULL, ret);
 }
 
 int kvb_space_close(struct kvb_space *s)
