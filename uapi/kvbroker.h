@@ -382,11 +382,11 @@ enum kvb_op {
  *            KVB_PAGE_IN(tier), and nothing is leased there: LOAD them.
  * LOAD       brings the leading run of keys that are in any tier onto the device, and waits for it:
  *            res = its length, each result page carries one lease, aux = how many of them came from
- *            below. A key whose bytes do not arrive (timeout, a checksum that does not fit, a device
- *            that fails) ends the run before it: a miss, never an error. arg 0: 5 s. KVB_CQE_NOTHING_BELOW
- *            when the space has no lower tier: then it is a LOOKUP. A fence word, when one is named,
- *            is set to fence_value when the entry is done, however it ends. EDQUOT, GRANT_PENDING
- *            as LOOKUP.
+ *            below (at most, when the run was cut short). A key whose bytes do not arrive (timeout,
+ *            a checksum that does not fit, a device that fails) ends the run before it: a miss, never
+ *            an error. arg 0: 5 s. KVB_CQE_NOTHING_BELOW when the space has no lower tier: then it is
+ *            a LOOKUP. A fence word, when one is named, is set to fence_value when the entry is done,
+ *            however it ends. EDQUOT, GRANT_PENDING as LOOKUP.
  * PREFETCH   starts the same and does not wait: res = keys that are on the device or on their way.
  * STORE      writes pages down now and waits: res = pages that have a copy below. ENOENT no lease.
  *            Both: KVB_CQE_NOTHING_BELOW without a lower tier.

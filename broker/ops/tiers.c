@@ -79,7 +79,7 @@ static enum ops_verdict load_done(struct ring *r, struct ring_op *op, struct kvb
 	core->h->n.load_hits += op->lead;
 	cqe->res = (int32_t)op->lead;
 	cqe->done = op->lead;
-	cqe->aux = op->aux;
+	cqe->aux = op->aux < op->lead ? op->aux : op->lead; /* some may not have arrived */
 	cqe->flags = op->flags;
 	cqe->status = op->error;
 	if (op->error) {
