@@ -7,8 +7,8 @@
  * one file run beside each other, fallocate() does not. Kernels without it (before 5.14) fill by
  * fallocate(). Either fails with an error when memory is short; touching would be a signal.
  *
- * What the thread says is one word, `ready`, released after a chunk is complete, and the status
- * under the lock. The bitmaps of used units are the caller's alone.
+ * What the thread says is under the lock. The bitmaps of used units, and how much of what was said
+ * has been looked at, are the caller's alone.
  */
 
 #include "numa/arena.h"
@@ -47,17 +47,19 @@ struct arena_chunk {
 
 struct arena {
 	uint32_t node;
-	uint64_t unit_bytes;
+	uint64_t chunk_bytes, unit_bytes;
 	uint32_t chunks;
 	struct arena_chunk *chunk;
 	uint64_t used_bytes;
+	uint32_t seen;  /* chunks, at the last look */
+	bool seen_done; /* and whether more come */
 	int event_fd;
 	pthread_t thread;
 	bool started;
-	bool stop; /* both words are atomic */
-	uint32_t ready;
+	bool stop; /* atomic */
 	pthread_mutex_t lock;
-	struct arena_status status; /* under the lock */
+	struct arena_status status; /* these two under the lock */
+	uint32_t ready;
 };
 
 /* One chunk being filled, by several threads. */
@@ -204,6 +206,7 @@ static int chunk_make(struct arena *a, struct arena_chunk *c)
 		return error ? error : -ECANCELED;
 	}
 	pthread_mutex_lock(&a->lock);
+	a->ready++;
 	a->status.filled_bytes += c->bytes;
 	a->status.wrong_node_bytes += wrong;
 	if (unplaced)
@@ -215,15 +218,12 @@ static int chunk_make(struct arena *a, struct arena_chunk *c)
 static void *arena_main(void *arg)
 {
 	struct arena *a = arg;
-	uint32_t n = 0;
 	int error = 0;
 
-	while (error == 0 && n < a->chunks) {
+	for (uint32_t n = 0; error == 0 && n < a->chunks; n++) {
 		error = chunk_make(a, &a->chunk[n]);
-		if (error == 0) {
-			__atomic_store_n(&a->ready, ++n, __ATOMIC_RELEASE);
+		if (error == 0)
 			arena_notify(a);
-		}
 	}
 	pthread_mutex_lock(&a->lock);
 	a->status.error = error;
@@ -237,7 +237,7 @@ static void *arena_main(void *arg)
 
 static int arena_lay_out(struct arena *a, uint64_t bytes)
 {
-	a->chunks = (uint32_t)((bytes + ARENA_CHUNK_BYTES - 1) / ARENA_CHUNK_BYTES);
+	a->chunks = (uint32_t)((bytes + a->chunk_bytes - 1) / a->chunk_bytes);
 	a->chunk = calloc(a->chunks, sizeof(*a->chunk));
 	if (!a->chunk)
 		return -ENOMEM;
@@ -246,7 +246,7 @@ static int arena_lay_out(struct arena *a, uint64_t bytes)
 	for (uint32_t i = 0; i < a->chunks; i++) {
 		struct arena_chunk *c = &a->chunk[i];
 
-		c->bytes = bytes < ARENA_CHUNK_BYTES ? bytes : ARENA_CHUNK_BYTES;
+		c->bytes = bytes < a->chunk_bytes ? bytes : a->chunk_bytes;
 		c->used = calloc(c->bytes / a->unit_bytes / 64 + 1, sizeof(*c->used));
 		if (!c->used)
 			return -ENOMEM;
@@ -255,19 +255,25 @@ static int arena_lay_out(struct arena *a, uint64_t bytes)
 	return 0;
 }
 
-int arena_new(uint32_t node, uint64_t bytes, uint64_t unit_bytes, struct arena **ret)
+static bool is_power(uint64_t bytes, uint64_t least)
+{
+	return bytes >= least && !(bytes & (bytes - 1));
+}
+
+int arena_new(uint32_t node, uint64_t bytes, uint64_t chunk_bytes, uint64_t unit_bytes,
+	      struct arena **ret)
 {
 	struct arena *a;
 	int error;
 
-	if (!bytes || bytes % ARENA_GRAIN_BYTES || unit_bytes < ARENA_GRAIN_BYTES ||
-	    unit_bytes > ARENA_CHUNK_BYTES || (unit_bytes & (unit_bytes - 1)) ||
-	    node >= ARENA_NODE_BITS)
+	if (!bytes || bytes % ARENA_GRAIN_BYTES || !is_power(unit_bytes, ARENA_GRAIN_BYTES) ||
+	    !is_power(chunk_bytes, unit_bytes) || node >= ARENA_NODE_BITS)
 		return -EINVAL;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return -ENOMEM;
 	a->node = node;
+	a->chunk_bytes = chunk_bytes;
 	a->unit_bytes = unit_bytes;
 	a->status.bytes = bytes;
 	pthread_mutex_init(&a->lock, NULL);
@@ -309,7 +315,7 @@ int arena_event_fd(const struct arena *a)
 	return a->event_fd;
 }
 
-void arena_status_get(struct arena *a, struct arena_status *ret)
+uint32_t arena_look(struct arena *a, struct arena_status *ret)
 {
 	uint64_t events;
 	ssize_t n = read(a->event_fd, &events, sizeof(events));
@@ -317,12 +323,10 @@ void arena_status_get(struct arena *a, struct arena_status *ret)
 	(void)n; /* nothing to read: nothing has changed */
 	pthread_mutex_lock(&a->lock);
 	*ret = a->status;
+	a->seen = a->ready;
 	pthread_mutex_unlock(&a->lock);
-}
-
-uint32_t arena_ready(const struct arena *a)
-{
-	return __atomic_load_n(&a->ready, __ATOMIC_ACQUIRE);
+	a->seen_done = ret->done;
+	return a->seen;
 }
 
 int arena_chunk(const struct arena *a, uint32_t chunk, uint64_t *ret_bytes)
@@ -364,10 +368,8 @@ static uint64_t units_find(const struct arena_chunk *c, uint64_t units, uint64_t
 int arena_take(struct arena *a, uint64_t bytes, uint32_t *ret_chunk, uint64_t *ret_offset)
 {
 	uint64_t n = (bytes + a->unit_bytes - 1) / a->unit_bytes;
-	uint32_t ready = arena_ready(a);
-	bool done;
 
-	for (uint32_t i = 0; n && i < ready; i++) {
+	for (uint32_t i = 0; n && i < a->seen; i++) {
 		struct arena_chunk *c = &a->chunk[i];
 		uint64_t unit = units_find(c, c->bytes / a->unit_bytes, n);
 
@@ -379,13 +381,7 @@ int arena_take(struct arena *a, uint64_t bytes, uint32_t *ret_chunk, uint64_t *r
 		*ret_offset = unit * a->unit_bytes;
 		return 0;
 	}
-	pthread_mutex_lock(&a->lock);
-	done = a->status.done;
-	pthread_mutex_unlock(&a->lock);
-	/* A chunk may have come between the look at it and the look at the end. */
-	if (!done || arena_ready(a) != ready)
-		return -EAGAIN;
-	return -ENOSPC;
+	return a->seen_done ? -ENOSPC : -EAGAIN;
 }
 
 uint64_t arena_used_bytes(const struct arena *a)

@@ -2,14 +2,16 @@
 #pragma once
 
 /*
- * A host arena: memory of one NUMA node, in sealed memfds of at most 1 GiB, filled in the
+ * A host arena: memory of one NUMA node, in sealed memfds of limited size, filled in the
  * background.
  *
  * Committing memory takes long (a node's whole DRAM a minute or two), so a thread of the arena
- * fills chunk after chunk, and what is filled can be used at once. Chunks are filled in order:
- * those below arena_ready() are there, and stay as they are until the arena is freed.
+ * fills chunk after chunk, and what is filled can be used at once. Chunks are filled in order, and
+ * stay as they are until the arena is freed. Their number grows when arena_look() is called and
+ * not otherwise, so that whoever has to tell others of chunks has told them before a piece is used.
  *
- *   arena_new() -> [event_fd: a chunk more is ready, or no more will be] -> take and give -> free
+ *   arena_new() -> [event_fd: a chunk more is ready, or no more will be] -> arena_look() -> take
+ * and give -> free
  *
  * Chunks are placed on their node by preference: memory elsewhere is slower, none is an error.
  * Where it came to lie is looked at and counted.
@@ -22,7 +24,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ARENA_CHUNK_BYTES (1ull << 30)
 #define ARENA_GRAIN_BYTES (2ull << 20) /* sizes are multiples of it */
 
 struct arena;
@@ -36,21 +37,21 @@ struct arena_status {
 	bool done; /* nothing more comes */
 };
 
-/* bytes: a multiple of ARENA_GRAIN_BYTES. unit_bytes: a power of two, as large or larger, at most a
- * chunk. 0, -ENOMEM, -errno. */
-int arena_new(uint32_t node, uint64_t bytes, uint64_t unit_bytes, struct arena **ret);
+/*
+ * bytes: a multiple of ARENA_GRAIN_BYTES. chunk_bytes, unit_bytes: powers of two, as large or
+ * larger, a unit at most a chunk. 0, -EINVAL, -ENOMEM, -errno.
+ */
+int arena_new(uint32_t node, uint64_t bytes, uint64_t chunk_bytes, uint64_t unit_bytes,
+	      struct arena **ret);
 struct arena *arena_free(struct arena *arena); /* stops filling first; NULL is fine */
 
-/* Readable when status has changed, until arena_status_get(). */
-int arena_event_fd(const struct arena *arena);
-void arena_status_get(struct arena *arena, struct arena_status *ret);
-
-/* Chunks that are there: 0 to this. Never less than at the last call. */
-uint32_t arena_ready(const struct arena *arena);
-/* Of a chunk that is ready; the fd stays the arena's. */
+int arena_event_fd(const struct arena *arena); /* readable: arena_look() has news */
+/* Takes note of what has been filled. How many chunks there are: 0 to this. */
+uint32_t arena_look(struct arena *arena, struct arena_status *ret);
+/* Of a chunk that is there; the fd stays the arena's. */
 int arena_chunk(const struct arena *arena, uint32_t chunk, uint64_t *ret_bytes);
 
-/* 0; -EAGAIN: not in what is ready, but more comes; -ENOSPC: no such run is free. */
+/* 0; -EAGAIN: not in the chunks that are there, but more come; -ENOSPC: no such run is free. */
 int arena_take(struct arena *arena, uint64_t bytes, uint32_t *ret_chunk, uint64_t *ret_offset);
 uint64_t arena_used_bytes(const struct arena *arena);
 /* Gives back a whole piece that was taken. */

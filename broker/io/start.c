@@ -29,12 +29,13 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/start.h"
+#include "broker/io/tiers.h"
 #include "broker/io/worker.h"
+#include "broker/mover/wire.h"
 #include "broker/owner/owner.h"
 #include "broker/owner/warm.h"
 #include "broker/policy/policy.h"
 #include "cuda_driver/gpu.h"
-#include "numa/arena.h"
 #include "numa/placement.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -100,7 +101,7 @@ void start_raise_nofile(const struct server_config *cfg)
 
 	if (cfg->tier_bytes)
 		need += cfg->devices * (START_FDS_PER_MOVER + 1ull) +
-			cfg->tier_bytes / ARENA_CHUNK_BYTES;
+			cfg->tier_bytes / TIERS_CHUNK_BYTES;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
@@ -287,6 +288,12 @@ static int start_check_share(const struct server *s, const struct server_tier_sh
 		log_error("host tier: %s is less than 2M for each device (ask for more)",
 			  core_size(s->cfg.tier_bytes).text);
 		return -EINVAL;
+	}
+	if (share->bytes > MOVER_CHUNKS_MAX * TIERS_CHUNK_BYTES) {
+		log_error("host tier: %s of it are for node %u; a node may have %s",
+			  core_size(share->bytes).text, share->node,
+			  core_size(MOVER_CHUNKS_MAX * TIERS_CHUNK_BYTES).text);
+		return -E2BIG;
 	}
 	if (share->bytes + devices > memory.available_bytes) {
 		log_error("host tier: %s of it are for node %u, beside %s of devices; %s of %s is "

@@ -128,7 +128,8 @@ void tiers_slab_created(struct server *s, unsigned index)
 {
 	unsigned device = space_of(s, index)->device;
 
-	if (!s->tiers || !s->tiers->device[device].link.ops)
+	/* Where nothing is below no copy is ever made. */
+	if (!s->tiers || space_of(s, index)->below == CORE_NONE16)
 		return;
 	s->tiers->slab[index] =
 		(struct tier_slab){ .state = TIER_PLACED, .device = (uint8_t)device };
@@ -226,11 +227,10 @@ static void arena_changed(struct loop_source *source, uint32_t events)
 		(struct tier_arena *)((char *)source - offsetof(struct tier_arena, event));
 	struct server *s = a->server;
 	unsigned index = (unsigned)(a - s->tiers->arena);
-	uint32_t ready = arena_ready(a->arena), from = a->ready;
+	uint32_t from = a->ready;
 
-	arena_status_get(a->arena, &a->status);
+	a->ready = arena_look(a->arena, &a->status);
 	arena_say(s, a, s->core.h->device[index].name);
-	a->ready = ready;
 	for (unsigned i = 0; i < CORE_DEVICES_MAX; i++) {
 		struct tier_device *d = &s->tiers->device[i];
 
@@ -606,10 +606,10 @@ static int arena_open(struct server *s, unsigned index)
 
 	a->server = s;
 	if (error == 0)
-		error = arena_new(device->ordinal, device->capacity_bytes, device->handle_bytes,
-				  &a->arena);
+		error = arena_new(device->ordinal, device->capacity_bytes, TIERS_CHUNK_BYTES,
+				  device->handle_bytes, &a->arena);
 	if (error == 0) {
-		arena_status_get(a->arena, &a->status);
+		a->ready = arena_look(a->arena, &a->status);
 		error = loop_add(s->loop, &a->event, arena_event_fd(a->arena), LOOP_IN,
 				 arena_changed);
 	}
@@ -628,7 +628,7 @@ static int device_open(struct server *s, unsigned index)
 	return link_open(
 		&d->link, s, index, device->name,
 		2 * s->core.h->limits.slabs +
-			(uint32_t)(s->core.h->device[d->arena].capacity_bytes / ARENA_CHUNK_BYTES) +
+			(uint32_t)(s->core.h->device[d->arena].capacity_bytes / TIERS_CHUNK_BYTES) +
 			2,
 		&mover_ops);
 }

@@ -21,6 +21,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define TIERS_CHUNK_BYTES (1ull << 30) /* of an arena: one memfd; a slab lies in one */
+
 struct server;
 struct tiers;
 
