@@ -5,7 +5,7 @@
  *
  * They refuse what the device of the current context may not touch with INVALID_VALUE, before a
  * byte is moved, as the driver does: it knows its maps. It is looked again when a stream comes to a
- * copy, because maps go meanwhile; then it is a fault, ILLEGAL_ADDRESS, and the process is sick.
+ * copy, because maps go meanwhile; then it is a fault, LAUNCH_FAILED, and the process is sick.
  *
  * Bytes are moved in chunks and without the mutex. copy_chunks says where, so that nobody takes a
  * map or known host memory away under them.
@@ -117,7 +117,7 @@ static enum cu_result copy_piece_run(const struct copy_piece *piece, uint32_t or
 				      CU_ACCESS_READ_WRITE) ||
 		    !copy_place_holds(piece->from_place, piece->from + at, bytes, ordinal,
 				      CU_ACCESS_READ))
-			return CU_ERROR_ILLEGAL_ADDRESS;
+			return CU_ERROR_LAUNCH_FAILED;
 		copy_move(piece, at, bytes);
 	}
 	return CU_OK;

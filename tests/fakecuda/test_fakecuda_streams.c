@@ -363,7 +363,7 @@ START_TEST(test_unmap_in_flight)
 	usleep((useconds_t)_i * 2000);
 	ck_assert_int_eq(cu->mem_unmap(b.device, b.bytes), CU_OK);
 	result = cs->stream_synchronize(b.stream);
-	ck_assert(result == CU_OK || result == CU_ERROR_ILLEGAL_ADDRESS);
+	ck_assert(result == CU_OK || result == CU_ERROR_LAUNCH_FAILED);
 }
 END_TEST
 
@@ -377,7 +377,7 @@ START_TEST(test_unregister_in_flight)
 	ck_assert_int_eq(cs->host_unregister(b.host), CU_OK);
 	ck_assert_int_eq(munmap(b.host, b.bytes), 0);
 	gate_open(&b);
-	ck_assert_int_eq(cs->stream_synchronize(b.stream), CU_ERROR_ILLEGAL_ADDRESS);
+	ck_assert_int_eq(cs->stream_synchronize(b.stream), CU_ERROR_LAUNCH_FAILED);
 }
 END_TEST
 
@@ -393,7 +393,7 @@ START_TEST(test_right_taken_in_flight)
 	ck_assert_int_eq(copy_up(&b), CU_OK);
 	ck_assert_int_eq(cu->mem_set_access(b.device, b.bytes, &desc, 1), CU_OK);
 	gate_open(&b);
-	ck_assert_int_eq(cs->stream_synchronize(b.stream), CU_ERROR_ILLEGAL_ADDRESS);
+	ck_assert_int_eq(cs->stream_synchronize(b.stream), CU_ERROR_LAUNCH_FAILED);
 }
 END_TEST
 

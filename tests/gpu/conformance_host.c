@@ -265,9 +265,9 @@ static void test_copy_unmap(void)
 	CHECK(peer_start(&peer));
 	result = peer_call(&peer, PEER_COPY_UNMAP, PIECE, 0, -1, NULL);
 	if (test_is_stand_in || result != CU_OK) {
-		EXPECT(ILLEGAL_ADDRESS, result);
-		EXPECT(ILLEGAL_ADDRESS, peer_call(&peer, PEER_HEALTH, 0, 0, -1, NULL));
-		EXPECT(ILLEGAL_ADDRESS, peer_call(&peer, PEER_CREATE, PIECE, 0, -1, NULL));
+		EXPECT(LAUNCH_FAILED, result);
+		EXPECT(LAUNCH_FAILED, peer_call(&peer, PEER_HEALTH, 0, 0, -1, NULL));
+		EXPECT(LAUNCH_FAILED, peer_call(&peer, PEER_CREATE, PIECE, 0, -1, NULL));
 	}
 	test_tell("a stream whose copy lost its map", result);
 	peer_kill(&peer);
