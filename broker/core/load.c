@@ -145,24 +145,17 @@ static bool can_be_held(const struct core_page *p)
 	       !(p->flags & (CORE_PAGE_BUSY | CORE_PAGE_PINNED));
 }
 
-/* Holds what the keys have, up to the first that is in no tier. Returns how many have to come up.
- */
-static uint32_t hold(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
+/* Holds what the keys have below, up to the first that is in no tier. Returns how many. */
+static uint32_t hold_lows(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
 {
-	uint32_t held = 0, i = 0;
+	uint32_t held = 0;
 
-	memset(l->here, 0xff, sizeof(l->here));
 	memset(l->low, 0xff, sizeof(l->low));
-	for (; i < n; i++) {
+	for (uint32_t i = 0; i < n; i++) {
 		uint32_t here = find_here(c, l, &hash[i]), low;
 
-		if (is_here(c, here)) {
-			if (can_be_held(&c->pages[here])) {
-				core_page_forget(c, here);
-				l->here[i] = here;
-			}
+		if (is_here(c, here))
 			continue;
-		}
 		low = find_below(c, l, &hash[i], here);
 		if (low == CORE_NONE)
 			break;
@@ -175,9 +168,23 @@ static uint32_t hold(struct core *c, struct load *l, const struct kvb_hash *hash
 	return held;
 }
 
-static void let_go(struct core *c, struct load *l, uint32_t n)
+/* Room is going to be made: not by what these keys have on the device. */
+static void hold_heres(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
+		uint32_t here = find_here(c, l, &hash[i]);
+
+		if (!is_here(c, here) || !can_be_held(&c->pages[here]))
+			continue;
+		core_page_forget(c, here);
+		l->here[i] = here;
+	}
+}
+
+/* Of a chain the head, which comes first, is to be the most recently used. */
+static void let_go(struct core *c, struct load *l, uint32_t n)
+{
+	for (uint32_t i = n; i-- > 0;) {
 		if (l->low[i] != CORE_NONE)
 			let_low(c, l->low[i]);
 		if (l->here[i] != CORE_NONE && can_be_held(&c->pages[l->here[i]]))
@@ -261,10 +268,15 @@ static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash,
 static int load_chunk(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n,
 		      struct core_lookup *lk, struct core_batch *b, kvb_page_t *ret)
 {
+	uint32_t held;
 	bool wait;
 	int r = 1;
 
-	take_pages(c, l, hold(c, l, hash, n), b);
+	held = hold_lows(c, l, hash, n);
+	memset(l->here, 0xff, sizeof(l->here));
+	if (held)
+		hold_heres(c, l, hash, n);
+	take_pages(c, l, held, b);
 	wait = b->wait; /* for pages: only if the run gets as far as where they end */
 	b->wait = false;
 	for (uint32_t i = 0; i < n && r == 1; i++) {

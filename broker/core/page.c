@@ -317,7 +317,7 @@ static bool ripen_more(struct core *c, struct core_space *s, uint32_t want, uint
 {
 	if (s->ripe_first == CORE_NONE && s->falling < want)
 		core_ripen(c, s, want - s->falling, work);
-	return s->falling || s->ripe || core_tier_coming(c, s);
+	return s->falling || s->ripe || (s->listed && core_tier_coming(c, s));
 }
 
 /* Evicts what has a copy below, and has more written down. True: that is worth waiting for. */

@@ -380,6 +380,8 @@ void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work
 {
 	bool more = true;
 
+	if (!s->listed)
+		return;
 	grow_low(c, &c->spaces[s->below]);
 	while (n && *work && more && core_transfer_room(c) && !core_tier_coming(c, s)) {
 		uint32_t room = c->h->limits.transfers - c->h->transfers_used;

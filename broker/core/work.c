@@ -216,6 +216,7 @@ static void sweep(struct core *c, uint32_t *units)
 
 bool core_work(struct core *c, uint32_t units)
 {
+	uint64_t revocations = c->h->n.revocations;
 	bool more = false;
 
 	for (unsigned i = 0; i < c->h->limits.clients && c->h->clients_reaping && units; i++) {
@@ -228,5 +229,7 @@ bool core_work(struct core *c, uint32_t units)
 		sweep(c, &units);
 	if (c->h->spaces_ripening && units)
 		core_ripen_work(c, &units);
+	if (c->h->n.revocations != revocations) /* to make room below, and not walked yet */
+		more = true;
 	return c->h->clients_reaping || more || c->h->sweep_left || c->h->spaces_ripening;
 }

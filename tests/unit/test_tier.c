@@ -153,6 +153,24 @@ START_TEST(a_ripe_page_that_is_used_again_stays)
 }
 END_TEST
 
+START_TEST(a_space_with_nothing_to_write_asks_for_no_memory_below)
+{
+	fixture_start_tiers(&f, 8, 8, 16);
+	struct core_member *m = fixture_member(&f, 0);
+	kvb_page_t page[8];
+	struct core_batch b = core_alloc(&f.c, m, 1, 0, page);
+	assert_batch(b, 0, 0);
+	ck_assert(!b.wait);
+	fixture_grow(&f, m, 1);
+	fixture_alloc(&f, m, 8, page);
+	b = core_alloc(&f.c, m, 1, 0, page);
+	assert_batch(b, 0, 0);
+	ck_assert(!b.wait);
+	ck_assert_uint_eq(low_of(m)->slabs, 0);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(drop_neither_waits_nor_writes)
 {
 	fixture_start_tiers(&f, 8, 8, 16);
@@ -367,6 +385,33 @@ START_TEST(spaces_of_a_tenant_share_an_arena)
 }
 END_TEST
 
+/* Ripening that makes room below revokes a slab, which core_work() has passed by then. */
+START_TEST(what_work_revokes_it_walks)
+{
+	struct core_member *m[2];
+
+	fixture_start_tiers(&f, 16, 4, 64);
+	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
+	ck_assert_uint_eq(fixture_ns(&f, client, 1, KVB_NS_ADMIN), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		int r = core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, 1, STRIDE_32, i);
+		m[i] = core_member_get(&f.c, client, (uint32_t)r);
+		fixture_grow(&f, m[i], 2);
+	}
+	for (uint64_t key = 0; key < 250; key++)
+		cache_moving(m[0], key);
+	ck_assert_uint_eq(low_of(m[0])->slabs, 4);
+	fixture_cache_run(&f, m[1], 1000, 64);
+	core_device_below_ready(&f.c, 0, true);
+	uint64_t revocations = f.c.h->n.revocations;
+	while (core_work(&f.c, 10000))
+		;
+	ck_assert_uint_gt(f.c.h->n.revocations, revocations);
+	ck_assert_uint_eq(f.c.h->slabs_undrained, 0);
+	fixture_end(&f);
+}
+END_TEST
+
 /* A space that was refused once and asks no more does not keep others from what is free. */
 START_TEST(hunger_passes)
 {
@@ -388,8 +433,9 @@ START_TEST(hunger_passes)
 	f.c.tenants[0].budget[1].max_bytes = slabs * HANDLE_BYTES;
 	kvb_page_t page;
 	(void)core_alloc(&f.c, m[1], 1, 0, &page);
-	f.c.tenants[0].budget[1].max_bytes = UINT64_MAX;
 	fixture_settle(&f);
+	ck_assert_uint_eq(low_of(m[1])->slabs, 0);
+	f.c.tenants[0].budget[1].max_bytes = UINT64_MAX;
 	fixture_seconds(&f, 60);
 	for (uint64_t key = 200; key < 500; key++)
 		cache_moving(m[0], key);
@@ -449,6 +495,7 @@ static const struct suite_case cases[] = {
 	{ &pages_that_the_arena_cannot_hold_have_no_lower_tier },
 	{ &what_goes_next_is_written_down_ahead_and_stays_readable },
 	{ &a_ripe_page_that_is_used_again_stays },
+	{ &a_space_with_nothing_to_write_asks_for_no_memory_below },
 	{ &drop_neither_waits_nor_writes },
 	{ &without_a_mover_it_is_as_without_a_tier },
 	{ &a_ripe_page_of_a_past_epoch_is_only_dropped },
@@ -460,6 +507,7 @@ static const struct suite_case cases[] = {
 	{ &a_bump_covers_both_tiers_and_frees_both },
 	{ &the_lower_tier_grows_as_it_is_filled },
 	{ &spaces_of_a_tenant_share_an_arena, .timeout_s = 60 },
+	{ &what_work_revokes_it_walks },
 	{ &hunger_passes },
 	{ &two_tenants_share_an_arena, .timeout_s = 60 },
 	{ &ripening_in_slices_comes_to_an_end },
