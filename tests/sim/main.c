@@ -21,7 +21,7 @@
 
 #include "tests/sim/world.h"
 
-#define STEPS 1500u
+#define STEPS 2000u
 
 static struct world world; /* large: the model holds whole tables */
 
@@ -85,6 +85,7 @@ int main(int argc, char **argv)
 	uint64_t first = 1, last = 0, steps = STEPS;
 	bool sabotage = false;
 	uint64_t grants = 0, hits = 0, victims = 0, dups = 0, revoked = 0, reaped = 0;
+	uint64_t demoted = 0, promoted = 0, failures = 0;
 
 	for (int i = 1; i < argc; i++) {
 		const char *next = i + 1 < argc ? argv[i + 1] : "";
@@ -120,10 +121,15 @@ int main(int argc, char **argv)
 		dups += world.dups;
 		revoked += world.revoked;
 		reaped += world.reaped;
+		demoted += world.demoted;
+		promoted += world.promoted;
+		failures += world.failures;
 	}
 	printf("%" PRIu64 " histories of %" PRIu64 " steps: %" PRIu64 " slabs granted, %" PRIu64
 	       " revoked, %" PRIu64 " hits, %" PRIu64 " keys sealed twice, %" PRIu64
-	       " pages evicted, %" PRIu64 " pages left by the dead\n",
-	       last - first + 1, steps, grants, revoked, hits, dups, victims, reaped);
+	       " pages evicted, %" PRIu64 " pages left by the dead, %" PRIu64
+	       " written down, %" PRIu64 " brought up, %" PRIu64 " lost on their way\n",
+	       last - first + 1, steps, grants, revoked, hits, dups, victims, reaped, demoted,
+	       promoted, failures);
 	return 0;
 }

@@ -162,6 +162,32 @@ uint32_t model_find(const struct world *w, int space, int ns, uint64_t salt,
 	return CORE_NONE;
 }
 
+uint32_t model_under(const struct world *w, int space, int ns, uint64_t salt,
+		     const struct kvb_hash *hash)
+{
+	const struct m_space *s = &w->m.space[space];
+
+	for (uint32_t slot = 0; slot < s->slots; slot++) {
+		for (uint32_t i = 0; s->slab[slot].pages && i < s->pages_per_slab; i++) {
+			const struct m_page *p = &s->slab[slot].pages[i];
+			if ((p->state == CORE_PAGE_SEALED || p->state == CORE_PAGE_ARRIVING) &&
+			    p->indexed && p->ns == ns && p->salt == salt &&
+			    p->epoch == w->m.ns[ns].epoch && !memcmp(&p->hash, hash, sizeof(*hash)))
+				return slot * s->pages_per_slab + i;
+		}
+	}
+	return CORE_NONE;
+}
+
+uint64_t model_content(const struct m_space *s, const struct model *m, const struct m_page *p)
+{
+	int upper = s->above == M_NONE ? (int)(s - m->space) : s->above;
+
+	return rng_mix(rng_mix(rng_mix(p->hash.w[1] + 1) + p->salt) +
+		       ((uint64_t)upper << 48 | (uint64_t)p->ns << 32 | p->epoch)) |
+	       1;
+}
+
 void model_touch(struct m_space *s, struct m_page *p)
 {
 	p->listed = true;

@@ -11,7 +11,13 @@
  * allows it then, and takes it over. Everything else is a failure of the history.
  *
  * Order of eviction: every page gets an `order` when the last lease on it goes; the unleased page
- * of the lowest order goes first.
+ * of the lowest order goes first. Above a lower tier that order is the core's to choose, because
+ * what goes next is written down first.
+ *
+ * Tiers. A space below is a space of the model, `below` the one above. Every page has memory, a
+ * number: ALLOC writes a number of nobody else there, SEAL the one that belongs to the key, the
+ * mover copies it from page to page when a transfer ends, wherever those pages belong by then. So a
+ * page that was reused under a transfer holds bytes that are not its own, and is found out.
  */
 
 #include <stdbool.h>
@@ -21,10 +27,10 @@
 
 #define M_CLIENTS 16
 #define M_TENANTS 6
-#define M_SPACES 8
+#define M_SPACES 16
 #define M_MEMBERS 32
 #define M_NAMESPACES 8
-#define M_DEVICES 2
+#define M_DEVICES 4
 #define M_SLOTS 64
 #define M_NONE (-1)
 
@@ -35,8 +41,14 @@ struct m_page {
 	bool indexed;
 	bool pinned; /* by the operator */
 	bool low, high;
-	bool listed; /* in the order of eviction */
-	bool fresh;  /* in it at a place that is the core's to choose */
+	bool listed;    /* in the order of eviction */
+	bool fresh;     /* in it at a place that is the core's to choose */
+	bool busy;      /* a transfer reads or writes it */
+	bool copied;    /* it was written down, or came from there */
+	bool failed;    /* what should have come did not */
+	bool rotten;    /* its memory was damaged */
+	uint64_t bytes; /* its memory */
+	uint64_t wrote; /* FILLING: what its client wrote there */
 	uint32_t gen;
 	int owner;
 	int ns;
@@ -61,6 +73,7 @@ struct m_space {
 	bool used;
 	int tenant;
 	int device;
+	int above, below; /* spaces; M_NONE */
 	uint32_t regions;
 	uint64_t stride_bytes;
 	uint64_t tag;
@@ -120,10 +133,13 @@ struct m_device {
 	uint32_t kind, ordinal;
 	uint64_t capacity_bytes;
 	uint64_t handle_bytes;
+	int below;  /* the arena's index; M_NONE */
+	bool ready; /* transfers can be made */
 };
 
 struct model {
-	uint32_t devices;
+	uint32_t devices; /* arenas come last */
+	uint32_t opens;   /* of those, that clients open */
 	struct m_device device[M_DEVICES];
 	struct m_tenant tenant[M_TENANTS];
 	struct m_client client[M_CLIENTS];
@@ -167,6 +183,11 @@ bool model_stale(const struct world *w, const struct m_page *p);
 /* Resident under the key: the id, or CORE_NONE. */
 uint32_t model_find(const struct world *w, int space, int ns, uint64_t salt,
 		    const struct kvb_hash *hash);
+/* In the index under the key in this epoch, come or arriving, whatever its time and its slab. */
+uint32_t model_under(const struct world *w, int space, int ns, uint64_t salt,
+		     const struct kvb_hash *hash);
+/* What belongs into a page under its key; a space and the one below it agree. */
+uint64_t model_content(const struct m_space *s, const struct model *m, const struct m_page *p);
 /* Puts a page that has just lost its last lease into the order. */
 void model_touch(struct m_space *s, struct m_page *p);
 uint32_t model_client_held(const struct model *m, int client);
@@ -178,6 +199,10 @@ bool model_name_is_new(struct m_space *s, kvb_page_t name);
 
 /* ---- judging (model_check.c) --------------------------------------------------------------- */
 
+/* Takes over transfers that the core has started: their pages are BUSY, one of them ARRIVING. */
+void model_absorb_transfers(struct world *w);
+/* What the end of one does to its pages. */
+void model_transfer_end(struct world *w, unsigned transfer, int error);
 /* Takes over what the core may have done by itself since the last call; fails on anything else. */
 void model_absorb(struct world *w);
 /* Compares counters, budgets and states; slower. */

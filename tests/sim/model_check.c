@@ -14,9 +14,10 @@
 
 #include "tests/sim/world.h"
 
+#include <errno.h>
 #include <string.h>
 
-static const char *const page_states[] = { "FREE", "FILLING", "SEALED", "QUARANTINE" };
+static const char *const page_states[] = { "FREE", "FILLING", "SEALED", "QUARANTINE", "ARRIVING" };
 
 static bool client_gone(const struct world *w, int client)
 {
@@ -64,9 +65,12 @@ static void absorb_leases(struct world *w, struct m_space *s, struct m_page *p,
 static bool may_be_free(const struct world *w, const struct m_page *p, uint8_t slab_state)
 {
 	switch (p->state) {
+	case CORE_PAGE_FREE: /* taken, and not used */
+		return w->may_rise;
 	case CORE_PAGE_SEALED:
-		return !model_leased(p) &&
-		       (slab_state != CORE_SLAB_LIVE || !p->indexed || model_stale(w, p));
+		return !model_leased(p) && !p->busy &&
+		       (slab_state != CORE_SLAB_LIVE || !p->indexed || model_stale(w, p) ||
+			(w->may_rise && !p->pinned));
 	case CORE_PAGE_FILLING:
 	case CORE_PAGE_QUARANTINE:
 		return w->m.client[p->owner].state == CORE_CLIENT_DEAD;
@@ -85,6 +89,9 @@ static void expect_key(struct world *w, const struct m_page *p, const struct cor
 	world_expect(w, !!(cp->flags & CORE_PAGE_PINNED) == p->pinned, "page %u: operator's pin",
 		     id);
 	world_expect(w, !!(cp->flags & CORE_PAGE_LOW) == p->low, "page %u: hint LOW", id);
+	world_expect(w, !!(cp->flags & CORE_PAGE_BUSY) == p->busy,
+		     "I1: page %u is %sbusy, the model has it otherwise", id,
+		     cp->flags & CORE_PAGE_BUSY ? "" : "not ");
 	world_expect(w, cp->expire_s == p->expire_s,
 		     "page %u expires in second %u, the model has %u", id, cp->expire_s,
 		     p->expire_s);
@@ -95,24 +102,44 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 {
 	bool indexed = cp->flags & CORE_PAGE_INDEXED;
 
-	if (cp->state == CORE_PAGE_SEALED || p->lessees)
+	if (cp->state == CORE_PAGE_SEALED || cp->state == CORE_PAGE_ARRIVING || p->lessees)
 		absorb_leases(w, s, p, cp, id);
-	if (cp->state == CORE_PAGE_FREE && p->state != CORE_PAGE_FREE &&
-	    may_be_free(w, p, slab->state))
+	if (cp->state == CORE_PAGE_FREE && (p->state != CORE_PAGE_FREE || cp->gen != p->gen) &&
+	    may_be_free(w, p, slab->state)) {
+		uint32_t gen = p->gen;
+
 		model_page_freed(p);
+		if (w->may_rise && cp->gen != gen) /* evicted first, for a page that did not come */
+			p->gen = cp->gen;
+	}
 	if (cp->state == CORE_PAGE_QUARANTINE && p->state == CORE_PAGE_FILLING &&
 	    client_gone(w, p->owner))
 		p->state = CORE_PAGE_QUARANTINE;
 	world_expect(w, cp->state == p->state && cp->gen == p->gen,
 		     "page %u is %s of generation %u, the model has %s of %u", id,
-		     page_states[cp->state & 3], cp->gen, page_states[p->state], p->gen);
+		     page_states[cp->state % 5], cp->gen, page_states[p->state], p->gen);
 	if (p->state == CORE_PAGE_FILLING || p->state == CORE_PAGE_QUARANTINE)
 		world_expect(w, cp->owner == p->owner,
 			     "page %u is held by client %u, the model has %d", id, cp->owner,
 			     p->owner);
-	if (p->state != CORE_PAGE_SEALED)
+	if (p->state == CORE_PAGE_FILLING)
+		world_expect(w, p->bytes == p->wrote, "I1: page %u was written to by a transfer",
+			     id);
+	if (p->state != CORE_PAGE_SEALED && p->state != CORE_PAGE_ARRIVING)
 		return;
+	if (s->above != M_NONE) /* as the page above, when they part */
+		p->expire_s = cp->expire_s;
 	expect_key(w, p, cp, id);
+	if (p->state == CORE_PAGE_ARRIVING) {
+		world_expect(w, p->indexed || !indexed, "page %u is in the index", id);
+		p->indexed = indexed;
+		p->high = cp->flags & CORE_PAGE_HIGH;
+		return;
+	}
+	world_expect(w, !!(cp->flags & CORE_PAGE_FAILED) == p->failed, "page %u: failed", id);
+	if (!p->failed && !p->rotten && (p->indexed || p->lessees))
+		world_expect(w, p->bytes == model_content(s, &w->m, p),
+			     "I5: page %u does not hold the bytes of its key", id);
 	if (p->indexed && !indexed)
 		world_expect(w,
 			     slab->state != CORE_SLAB_LIVE || model_stale(w, p) ||
@@ -175,6 +202,12 @@ static void absorb_slab(struct world *w, unsigned space, unsigned slot)
 	struct m_slab *slab = &s->slab[slot];
 	const struct core_slab *cs = &w->c.slabs[slab->core];
 
+	if (slab->state == CORE_SLAB_FREE && s->above != M_NONE &&
+	    w->c.spaces[space].slab_of_slot[slot] != CORE_NONE16) { /* the core asks by itself */
+		slab->core = w->c.spaces[space].slab_of_slot[slot];
+		slab->state = CORE_SLAB_CREATING;
+		cs = &w->c.slabs[slab->core];
+	}
 	if (slab->state == CORE_SLAB_FREE) {
 		world_expect(w, w->c.spaces[space].slab_of_slot[slot] == CORE_NONE16,
 			     "space %u has a slab in slot %u that nobody asked for", space, slot);
@@ -186,7 +219,8 @@ static void absorb_slab(struct world *w, unsigned space, unsigned slot)
 		     "slab %u is not where it was", slab->core);
 	if (slab->state == CORE_SLAB_LIVE &&
 	    (cs->state == CORE_SLAB_DRAINING || cs->state == CORE_SLAB_CLOSING)) {
-		world_expect(w, w->may_revoke, "slab %u was revoked for no reason", slab->core);
+		world_expect(w, w->may_revoke || s->above != M_NONE,
+			     "slab %u was revoked for no reason", slab->core);
 		slab->state = CORE_SLAB_DRAINING;
 		slab->deadline_ns = cs->deadline_ns;
 		w->revoked++;
@@ -252,8 +286,109 @@ static void absorb_clients(struct world *w)
 	}
 }
 
+/* ---- transfers ----------------------------------------------------------------------------- */
+
+/* The page of the model behind a record of the core. */
+static struct m_page *page_of_record(struct world *w, uint32_t record, int *ret_space,
+				     uint32_t *ret_id)
+{
+	const struct core_slab *cs = &w->c.slabs[w->c.units[record / CORE_UNIT_PAGES]];
+
+	*ret_space = cs->space;
+	*ret_id = cs->slot * cs->pages + (record - cs->base);
+	return model_page_at(&w->m, cs->space, *ret_id);
+}
+
+/* A page that becomes ARRIVING: free, or evicted under a new generation. */
+static void absorb_arriving(struct world *w, int space, uint32_t id, struct m_page *p,
+			    const struct core_page *cp, const struct m_page *from)
+{
+	struct m_space *s = &w->m.space[space];
+	struct m_page was = *p;
+
+	world_expect(w, was.state == CORE_PAGE_FREE || was.state == CORE_PAGE_SEALED,
+		     "I1: page %u arrives and is %s", id, page_states[was.state]);
+	world_expect(w, !was.busy && !model_leased(&was) && !was.pinned,
+		     "I1: page %u arrives and is in use", id);
+	world_expect(w, was.state == CORE_PAGE_FREE || cp->gen != was.gen,
+		     "page %u was evicted and kept its generation", id);
+	world_expect(w, s->above != M_NONE || model_name_is_new(s, KVB_PAGE(cp->gen, id)),
+		     "page %u arrives under an old name", id);
+	*p = (struct m_page){
+		.state = CORE_PAGE_ARRIVING,
+		.indexed = s->above == M_NONE,
+		.low = cp->flags & CORE_PAGE_LOW,
+		.high = cp->flags & CORE_PAGE_HIGH,
+		.busy = true,
+		.bytes = was.bytes,
+		.gen = cp->gen,
+		.owner = M_NONE,
+		.ns = from->ns,
+		.epoch = from->epoch,
+		.salt = from->salt,
+		.hash = from->hash,
+		.expire_s = cp->expire_s,
+	};
+	w->victims += was.state == CORE_PAGE_SEALED;
+}
+
+void model_absorb_transfers(struct world *w)
+{
+	for (uint32_t i = 0; i < w->c.h->limits.transfers; i++) {
+		const struct core_transfer *t = &w->c.transfers[i];
+		struct flight *f = &w->flight[i];
+		struct m_page *from, *to;
+
+		world_expect(w, !f->used || t->state != CORE_TRANSFER_FREE, "transfer %u is lost",
+			     i);
+		if (t->state == CORE_TRANSFER_FREE || f->used)
+			continue;
+		f->used = true;
+		from = page_of_record(w, t->from, &f->from_space, &f->from);
+		to = page_of_record(w, t->to, &f->to_space, &f->to);
+		world_expect(w, from && to, "transfer %u between pages that are not", i);
+		f->up = t->direction == CORE_UP;
+		world_expect(w, f->up ? w->may_rise : true, "transfer %u: nobody asked", i);
+		world_expect(w,
+			     f->up ? w->m.space[f->to_space].below == f->from_space
+				   : w->m.space[f->from_space].below == f->to_space,
+			     "transfer %u between spaces %d and %d", i, f->from_space, f->to_space);
+		world_expect(w,
+			     from->state == CORE_PAGE_SEALED && !from->busy &&
+				     from->epoch == w->m.ns[from->ns].epoch,
+			     "transfer %u copies a page that is %s", i, page_states[from->state]);
+		absorb_arriving(w, f->to_space, f->to, to, &w->c.pages[t->to], from);
+		from->busy = true;
+	}
+}
+
+void model_transfer_end(struct world *w, unsigned transfer, int error)
+{
+	struct flight *f = &w->flight[transfer];
+	struct m_page *from = model_page_at(&w->m, f->from_space, f->from);
+	struct m_page *to = model_page_at(&w->m, f->to_space, f->to);
+
+	world_expect(w, from && to, "I1: the memory of transfer %u went away", transfer);
+	f->used = false;
+	from->busy = to->busy = false;
+	to->state = CORE_PAGE_SEALED;
+	if (f->up) {
+		to->failed = error;
+		to->copied = !error;
+		to->indexed &= !error;
+		from->indexed &= error != -EBADMSG;
+		w->promoted += !error;
+		w->failures += error != 0;
+	} else {
+		to->indexed = !error && from->indexed && from->epoch == w->m.ns[from->ns].epoch;
+		from->copied |= to->indexed;
+		w->demoted += to->indexed;
+	}
+}
+
 void model_absorb(struct world *w)
 {
+	model_absorb_transfers(w);
 	absorb_members(w);
 	for (unsigned i = 0; i < M_SPACES && i < w->c.h->limits.spaces; i++) {
 		struct m_space *s = &w->m.space[i];
@@ -263,6 +398,8 @@ void model_absorb(struct world *w)
 			continue;
 		}
 		if (w->c.spaces[i].used) {
+			if (s->above != M_NONE || s->below != M_NONE)
+				s->reorder |= 2;
 			for (unsigned slot = 0; slot < s->slots; slot++)
 				absorb_slab(w, i, slot);
 			if (s->reorder)
@@ -279,6 +416,7 @@ void model_absorb(struct world *w)
 	}
 	absorb_clients(w);
 	w->may_revoke = false;
+	w->may_rise = false;
 }
 
 /* ---- sums ---------------------------------------------------------------------------------- */

@@ -136,6 +136,41 @@ static bool space_tables_full(const struct world *w, const struct m_client *cl, 
 		!model_share_fits(&w->m, my_spaces, spaces, w->c.h->limits.spaces));
 }
 
+/* The space that came with one on a device with an arena, if there was room for it. */
+static void adopt_below(struct world *w, unsigned upper)
+{
+	struct m_space *s = &w->m.space[upper];
+	unsigned low = w->c.spaces[upper].below;
+	int arena = w->m.device[s->device].below;
+	struct m_space geometry = {
+		.tenant = s->tenant,
+		.device = arena,
+		.above = (int)upper,
+		.below = M_NONE,
+		.regions = 1,
+		.stride_bytes = s->regions * s->stride_bytes,
+	};
+	uint64_t handle_bytes, handles = 1;
+
+	if (low == CORE_NONE16)
+		return;
+	world_expect(w, arena != M_NONE && low < M_SPACES && !w->m.space[low].used,
+		     "space %u has space %u below it", upper, low);
+	handle_bytes = w->m.device[arena].handle_bytes;
+	while (handles * handle_bytes % geometry.stride_bytes)
+		handles++;
+	geometry.slab_bytes = handles * handle_bytes;
+	geometry.pages_per_slab = (uint32_t)(geometry.slab_bytes / geometry.stride_bytes);
+	geometry.slots = (uint32_t)(w->m.device[arena].capacity_bytes / geometry.slab_bytes);
+	world_expect(w,
+		     w->c.spaces[low].pages_per_slab == geometry.pages_per_slab &&
+			     w->c.spaces[low].slots == geometry.slots && geometry.slots,
+		     "space %u below: %u pages a slab, %u slots", low,
+		     w->c.spaces[low].pages_per_slab, w->c.spaces[low].slots);
+	s->below = (int)low;
+	model_space_open(&w->m, low, &geometry);
+}
+
 static void adopt_space(struct world *w, unsigned space, int tenant, int device, unsigned shape,
 			uint64_t tag)
 {
@@ -144,6 +179,8 @@ static void adopt_space(struct world *w, unsigned space, int tenant, int device,
 	struct m_space geometry = {
 		.tenant = tenant,
 		.device = device,
+		.above = M_NONE,
+		.below = M_NONE,
 		.regions = shapes[shape].regions,
 		.stride_bytes = shapes[shape].stride_bytes,
 		.tag = tag,
@@ -163,16 +200,21 @@ static void adopt_space(struct world *w, unsigned space, int tenant, int device,
 	world_expect(w, !w->m.space[space].used && geometry.slots <= M_SLOTS,
 		     "space %u is there twice", space);
 	model_space_open(&w->m, space, &geometry);
+	adopt_below(w, space);
 }
 
 void op_space_open(struct world *w)
 {
-	int client = world_pick_client(w, CORE_CLIENT_ATTACHED), device = (int)rnd(w, w->m.devices);
+	int client = world_pick_client(w, CORE_CLIENT_ATTACHED), device = (int)rnd(w, w->m.opens);
 	unsigned shape = w->cfg.small_pages && chance(w, 2) ? SHAPES - 1 : rnd(w, SHAPES - 1);
 	uint64_t tag = rnd(w, 2);
 
 	if (client == M_NONE)
 		return;
+	if (w->cfg.traffic) {
+		shape = rnd(w, 2);
+		tag = 0;
+	}
 	struct m_client *cl = &w->m.client[client];
 	int space = model_space_find(w, cl->tenant, device, shape, tag), known = M_NONE;
 	bool fits = w->m.device[device].capacity_bytes / w->m.device[device].handle_bytes >=
@@ -249,7 +291,9 @@ static bool ns_in_use(const struct world *w, int ns)
 		for (unsigned slot = 0; s->used && slot < s->slots; slot++) {
 			for (uint32_t k = 0; s->slab[slot].pages && k < s->pages_per_slab; k++) {
 				const struct m_page *p = &s->slab[slot].pages[k];
-				if (p->state == CORE_PAGE_SEALED && p->ns == ns)
+				if ((p->state == CORE_PAGE_SEALED ||
+				     p->state == CORE_PAGE_ARRIVING) &&
+				    p->ns == ns)
 					return true;
 			}
 		}
@@ -374,6 +418,12 @@ static uint64_t pick_bytes(struct world *w, uint64_t capacity_bytes)
 			     : capacity_bytes / 8 * eighths / rng_range(&w->rng, 1, 4);
 }
 
+/* What is said of every device is not said of arenas. */
+static bool concerns(const struct world *w, const struct core_tenant_spec *spec, int device)
+{
+	return spec->device == device || (spec->device < 0 && device < (int)w->m.opens);
+}
+
 static int predict_tenant_set(const struct world *w, const struct core_tenant_spec *spec,
 			      int tenant)
 {
@@ -384,7 +434,7 @@ static int predict_tenant_set(const struct world *w, const struct core_tenant_sp
 		return -EINVAL;
 	for (int d = 0; d < (int)w->m.devices; d++) {
 		uint64_t capacity = w->m.device[d].capacity_bytes;
-		if (spec->device >= 0 && spec->device != d)
+		if (!concerns(w, spec, d))
 			continue;
 		if (spec->min_bytes > capacity ||
 		    promised(w, d, tenant, spec->min_bytes, false) > capacity ||
@@ -409,6 +459,10 @@ void op_tenant_set(struct world *w)
 	spec.min_bytes = chance(w, 2) ? 0 : pick_bytes(w, capacity);
 	spec.high_bytes = chance(w, 2) ? UINT64_MAX : pick_bytes(w, capacity);
 	spec.max_bytes = chance(w, 2) ? UINT64_MAX : pick_bytes(w, capacity);
+	if (w->cfg.traffic && !chance(w, 4)) {
+		spec.min_bytes = 0;
+		spec.high_bytes = spec.max_bytes = UINT64_MAX;
+	}
 	spec.weight = chance(w, 15) ? rnd(w, 2) * 1001 : rng_range(&w->rng, 1, 1000);
 	for (int i = 0; i < M_TENANTS; i++) {
 		if (w->m.tenant[i].used && !strcmp(w->m.tenant[i].name, spec.name))
@@ -439,7 +493,7 @@ void op_tenant_set(struct world *w)
 			t->budget[d].high_bytes = t->budget[d].max_bytes = UINT64_MAX;
 	}
 	for (int d = 0; d < (int)w->m.devices; d++) {
-		if (spec.device >= 0 && spec.device != d)
+		if (!concerns(w, &spec, d))
 			continue;
 		t->budget[d].min_bytes = spec.min_bytes;
 		t->budget[d].high_bytes = spec.high_bytes;

@@ -20,17 +20,23 @@ static bool is_mine_filling(const struct m_page *p, int client)
 
 static bool is_leased_by(const struct m_page *p, int client)
 {
-	return p->state == CORE_PAGE_SEALED && p->leases[client];
+	return p->leases[client];
 }
 
 static bool is_pinned_by(const struct m_page *p, int client)
 {
-	return p->state == CORE_PAGE_SEALED && p->pins[client];
+	return p->pins[client];
 }
 
 static bool is_sealed(const struct m_page *p, int client)
 {
 	return p->state == CORE_PAGE_SEALED;
+}
+
+/* Nobody uses it and there is one below: evicted, its key is there only. */
+static bool has_copy(const struct m_page *p, int client)
+{
+	return p->state == CORE_PAGE_SEALED && p->copied && !p->lessees && !p->pinned;
 }
 
 static void trace_batch(struct world *w, struct core_batch b)
@@ -107,7 +113,7 @@ static bool grant_pending(const struct m_space *s, const struct m_member *mm)
 }
 
 /* The lowest free id in memory that the member has mapped, or CORE_NONE. */
-static uint32_t lowest_free(const struct m_space *s, const struct m_member *mm)
+uint32_t page_lowest_free(const struct m_space *s, const struct m_member *mm)
 {
 	for (uint32_t slot = 0; slot < s->slots; slot++) {
 		for (uint32_t i = 0; s->slab[slot].state == CORE_SLAB_LIVE && mm->acked[slot] &&
@@ -133,63 +139,126 @@ static void page_given(struct world *w, struct m_space *s, struct m_page *p, kvb
 	p->gen = KVB_PAGE_GEN(name);
 	p->owner = client;
 	p->ns = M_NONE;
+	p->bytes = p->wrote = rng_mix(name) << 1;
 	world_remember(w, name);
+}
+
+/* Above a lower tier any page may go that nobody uses: what goes next is the core's to choose. */
+static bool may_go(const struct m_page *p)
+{
+	return p->state == CORE_PAGE_SEALED && !p->pinned && !model_leased(p) && !p->busy;
+}
+
+static bool any_may_go(const struct m_space *s, const struct m_member *mm)
+{
+	for (uint32_t slot = 0; slot < s->slots; slot++) {
+		for (uint32_t i = 0; s->slab[slot].state == CORE_SLAB_LIVE && mm->acked[slot] &&
+				     i < s->pages_per_slab;
+		     i++) {
+			if (may_go(&s->slab[slot].pages[i]))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* A page that ALLOC evicted; false: from here on they come in an order of its own. */
+static bool check_evicted(struct world *w, struct m_space *s, const struct m_member *mm,
+			  const struct m_page *p, uint32_t id, bool loose)
+{
+	struct m_page *victim = loose ? NULL : next_victim(s, mm);
+
+	loose |= !victim; /* one in memory the client refused comes first */
+	world_expect(w, loose || victim == p,
+		     "ALLOC evicted page %u (order %lld), not the next (%lld)", id,
+		     (long long)p->order, (long long)victim->order);
+	world_expect(w, may_go(p), "ALLOC evicted page %u, which is leased, pinned, busy or held",
+		     id);
+	w->victims++;
+	return !loose;
+}
+
+/* What was evicted comes turned round where the ids of a chain fall. */
+static void restore_order(struct world *w, struct m_space *s, int space, const struct m_member *mm,
+			  kvb_page_t *ret, uint32_t n)
+{
+	const struct m_page *first = n > 1 ? next_victim(s, mm) : NULL;
+
+	if (!first || first != model_page_at(&w->m, space, KVB_PAGE_ID(ret[n - 1])))
+		return;
+	for (uint32_t i = 0; i < n / 2; i++) {
+		kvb_page_t page = ret[i];
+
+		ret[i] = ret[n - 1 - i];
+		ret[n - 1 - i] = page;
+	}
+}
+
+static void check_short(struct world *w, const struct m_space *s, const struct m_member *mm,
+			struct core_batch b)
+{
+	bool end = !(b.flags & (KVB_CQE_GRANT_PENDING | KVB_CQE_AGAIN)) && !refused_any(s, mm);
+
+	world_expect(w, page_lowest_free(s, mm) == CORE_NONE, "ALLOC left a free page aside");
+	world_expect(w, !!(b.flags & KVB_CQE_GRANT_PENDING) == grant_pending(s, mm),
+		     "ALLOC: grant pending %#x", b.flags);
+	if (end && s->below == M_NONE)
+		world_expect(w, !next_victim(w->m.space + mm->space, mm),
+			     "ALLOC left a page that could go");
+	if (end && s->below != M_NONE && !b.wait)
+		world_expect(w, !any_may_go(s, mm), "ALLOC left a page that could go");
 }
 
 void op_alloc(struct world *w)
 {
 	int member = world_pick_member(w);
 	uint32_t n = rng_range(&w->rng, 1, w->cfg.batch),
-		 flags = chance(w, 4) ? KVB_ALLOC_MAGAZINE : 0;
+		 flags = (chance(w, 4) ? KVB_ALLOC_MAGAZINE : 0) |
+			 (chance(w, 10) ? KVB_ALLOC_DROP : 0);
 	kvb_page_t ret[W_BATCH];
 	struct core_batch b;
-	bool loose = false;
 
 	if (member == M_NONE)
 		return;
 	struct m_member *mm = &w->m.member[member];
 	struct m_space *s = &w->m.space[mm->space];
+	bool loose = s->below != M_NONE, evicting = false;
 	b = core_alloc(&w->c, world_member(w, member), n, flags, ret);
 	trace_batch(w, b);
-	world_say(w, "alloc %u for member %d: %u, flags %#x", n, member, b.done, b.flags);
+	world_say(w, "alloc %u for member %d: %u, flags %#x%s", n, member, b.done, b.flags,
+		  b.wait ? ", wait" : "");
 	world_expect(w, b.status == 0 && b.done <= n, "ALLOC of %u: %u, status %d", n, b.done,
 		     b.status);
+	world_expect(w,
+		     !b.wait || (s->below != M_NONE && w->m.device[s->device].ready &&
+				 !(flags & KVB_ALLOC_DROP)),
+		     "ALLOC waits for nothing");
+	model_absorb_transfers(w);
 
 	for (uint32_t i = 0; i < b.done; i++) {
-		uint32_t id = KVB_PAGE_ID(ret[i]), want = lowest_free(s, mm);
+		uint32_t want = page_lowest_free(s, mm), id;
+
+		if (want == CORE_NONE && !evicting && !loose)
+			restore_order(w, s, mm->space, mm, ret + i, b.done - i);
+		evicting |= want == CORE_NONE;
+		id = KVB_PAGE_ID(ret[i]);
 		struct m_page *p = model_page_at(&w->m, mm->space, id);
 		world_trace(w, ret[i]);
 		world_expect(w, p && s->slab[id / s->pages_per_slab].state == CORE_SLAB_LIVE,
 			     "ALLOC gave page %u, which no live slab backs", id);
 		world_expect(w, mm->acked[id / s->pages_per_slab],
 			     "ALLOC gave page %u of a slab that its client has not mapped", id);
-		if (want != CORE_NONE) {
+		if (want != CORE_NONE)
 			world_expect(w, id == want, "ALLOC gave page %u, the lowest free is %u", id,
 				     want);
-		} else {
-			struct m_page *victim = next_victim(s, mm);
-			loose |= !victim; /* one in memory the client refused comes first */
-			if (loose)
-				victim = p;
-			world_expect(w, victim == p,
-				     "ALLOC evicted page %u (order %lld), not the next (%lld)", id,
-				     (long long)p->order, (long long)victim->order);
-			world_expect(w,
-				     p->state == CORE_PAGE_SEALED && !p->pinned && !model_leased(p),
-				     "ALLOC evicted page %u, which is leased, pinned or held", id);
-			w->victims++;
-		}
+		else
+			loose = !check_evicted(w, s, mm, p, id, loose);
 		page_given(w, s, p, ret[i], mm->client);
 	}
 	if (refused_any(s, mm))
 		s->reorder |= 2; /* pages out of its reach are passed over */
-	if (b.done < n) {
-		world_expect(w, lowest_free(s, mm) == CORE_NONE, "ALLOC left a free page aside");
-		world_expect(w, !!(b.flags & KVB_CQE_GRANT_PENDING) == grant_pending(s, mm),
-			     "ALLOC: grant pending %#x", b.flags);
-		if (!(b.flags & (KVB_CQE_GRANT_PENDING | KVB_CQE_AGAIN)) && !refused_any(s, mm))
-			world_expect(w, !next_victim(s, mm), "ALLOC left a page that could go");
-	}
+	if (b.done < n)
+		check_short(w, s, mm, b);
 }
 
 /* ---- FREE ---------------------------------------------------------------------------------- */
@@ -219,7 +288,7 @@ void op_free(struct world *w)
 
 /* ---- SEAL and LOOKUP ----------------------------------------------------------------------- */
 
-static struct kvb_hash pick_hash(struct world *w)
+struct kvb_hash page_pick_hash(struct world *w)
 {
 	uint64_t key = rnd(w, w->cfg.keys);
 
@@ -227,7 +296,7 @@ static struct kvb_hash pick_hash(struct world *w)
 }
 
 /* Room for one more lease of the client on this page. */
-static bool lease_fits(struct world *w, const struct m_page *p, int client)
+bool page_lease_fits(struct world *w, const struct m_page *p, int client)
 {
 	uint32_t used = 0, tenant_used = 0;
 
@@ -255,14 +324,14 @@ static int lease_found(struct world *w, int member, uint32_t id, uint32_t *flags
 		*flags |= KVB_CQE_GRANT_PENDING;
 		return -EAGAIN;
 	}
-	if (!lease_fits(w, p, mm->client))
+	if (!page_lease_fits(w, p, mm->client))
 		return -EDQUOT;
 	model_lease_set(&w->m, p, mm->client, p->leases[mm->client] + 1u, p->pins[mm->client]);
 	return 0;
 }
 
-static void page_seal(struct world *w, struct m_page *p, int ns, uint64_t salt,
-		      const struct kvb_hash *hash)
+static void page_seal(struct world *w, const struct m_space *s, struct m_page *p, int ns,
+		      uint64_t salt, const struct kvb_hash *hash)
 {
 	p->state = CORE_PAGE_SEALED;
 	p->owner = M_NONE;
@@ -271,6 +340,7 @@ static void page_seal(struct world *w, struct m_page *p, int ns, uint64_t salt,
 	p->epoch = w->m.ns[ns].epoch;
 	p->salt = salt;
 	p->hash = *hash;
+	p->bytes = model_content(s, &w->m, p);
 }
 
 /* One operand. 0 and the page now under the key, or the errno. */
@@ -291,9 +361,9 @@ static int seal_one(struct world *w, int member, int ns, uint64_t salt, const st
 		w->dups += !r;
 		return r == -ENODATA ? -EEXIST : r;
 	}
-	if (!lease_fits(w, p, mm->client))
+	if (!page_lease_fits(w, p, mm->client))
 		return -EDQUOT;
-	page_seal(w, p, ns, salt, &seal->hash);
+	page_seal(w, &w->m.space[mm->space], p, ns, salt, &seal->hash);
 	model_lease_set(&w->m, p, mm->client, 1, false);
 	*ret = seal->page;
 	return 0;
@@ -321,7 +391,8 @@ void op_seal(struct world *w)
 	epoch -= chance(w, 30);
 	n = world_pick_pages(w, member, is_mine_filling, n, want);
 	for (uint32_t i = 0; i < n; i++)
-		seal[i] = (struct kvb_seal){ .page = want[i], .hash = pick_hash(w), .depth = i };
+		seal[i] =
+			(struct kvb_seal){ .page = want[i], .hash = page_pick_hash(w), .depth = i };
 	struct core_batch b =
 		core_seal(&w->c, world_member(w, member), (unsigned)ns, epoch, salt, seal, n, ret);
 	if (epoch != w->m.ns[ns].epoch)
@@ -356,10 +427,12 @@ void op_lookup(struct world *w)
 		return;
 	ns = w->m.client[mm->client].ns[handle];
 	for (uint32_t i = 0; i < n; i++)
-		hash[i] = pick_hash(w);
+		hash[i] = page_pick_hash(w);
 	struct core_lookup lk = { .salt = rnd(w, w->cfg.salts),
 				  .ns = (uint16_t)ns,
-				  .all = chance(w, 2) };
+				  .all = chance(w, 2),
+				  .tiers = chance(w, 3) };
+	lk.all &= !lk.tiers;
 	struct core_batch b = core_lookup(&w->c, world_member(w, member), &lk, hash, n, ret);
 	for (; done < n; done++) {
 		uint32_t id = model_find(w, mm->space, ns, lk.salt, &hash[done]);
@@ -375,6 +448,13 @@ void op_lookup(struct world *w)
 			break;
 		lead += !broken;
 		w->hits += !r;
+	}
+	for (; lk.tiers && broken && done < n; done++) {
+		enum kvb_tier tier = tier_of_key(w, mm->space, ns, lk.salt, &hash[done]);
+
+		if (tier == KVB_TIER_NONE)
+			break;
+		want[done] = KVB_PAGE_IN(tier);
 	}
 	world_say(w, "lookup %u of member %d in ns %d: %u, lead %u, status %d", n, member, ns,
 		  b.done, lk.lead, b.status);
@@ -431,8 +511,7 @@ void op_pin(struct world *w)
 	struct core_batch b = core_pin(&w->c, world_member(w, member), page, n, pin);
 	for (done = 0; done < n && !status; done += !status) {
 		struct m_page *p = model_page(&w->m, mm->space, page[done], NULL);
-		if (!p || p->state != CORE_PAGE_SEALED || !model_leased_by(p, mm->client) ||
-		    (!pin && !p->pins[mm->client]))
+		if (!p || !model_leased_by(p, mm->client) || (!pin && !p->pins[mm->client]))
 			status = -ENOENT;
 		else if (pin && !p->pins[mm->client] &&
 			 w->m.client[mm->client].pins >= w->c.clients[mm->client].leases_max / 2)
@@ -467,7 +546,7 @@ void op_hint(struct world *w)
 		status = -EINVAL;
 	for (; done < n && !status; done += !status) {
 		struct m_page *p = model_page(&w->m, mm->space, page[done], NULL);
-		if (!p || p->state != CORE_PAGE_SEALED || !model_leased_by(p, mm->client)) {
+		if (!p || !model_leased_by(p, mm->client)) {
 			status = -ENOENT;
 			continue;
 		}
@@ -482,7 +561,7 @@ void op_hint(struct world *w)
 /* ---- the operator -------------------------------------------------------------------------- */
 
 /* The core's record of a page of the model. */
-static uint32_t record_of(struct world *w, int space, uint32_t id)
+uint32_t page_record(struct world *w, int space, uint32_t id)
 {
 	const struct m_space *s = &w->m.space[space];
 
@@ -493,7 +572,7 @@ void op_find(struct world *w)
 {
 	int member = world_pick_member(w), handle;
 	uint64_t salt = rnd(w, w->cfg.salts);
-	struct kvb_hash hash = pick_hash(w);
+	struct kvb_hash hash = page_pick_hash(w);
 
 	if (member == M_NONE)
 		return;
@@ -509,7 +588,7 @@ void op_find(struct world *w)
 		     have, want);
 	if (want == CORE_NONE)
 		return;
-	world_expect(w, have == record_of(w, mm->space, want), "find: core %#x, model page %u",
+	world_expect(w, have == page_record(w, mm->space, want), "find: core %#x, model page %u",
 		     have, want);
 	world_expect(w,
 		     core_page_name(&w->c, have) ==
@@ -526,7 +605,7 @@ static uint32_t pick_sealed(struct world *w, int *ret_space)
 	if (member == M_NONE)
 		return CORE_NONE;
 	*ret_space = w->m.member[member].space;
-	world_pick_pages(w, member, is_sealed, 1, &name);
+	world_pick_pages(w, member, chance(w, 2) ? has_copy : is_sealed, 1, &name);
 	uint32_t id = KVB_PAGE_ID(name);
 	const struct m_page *p = model_page_at(&w->m, *ret_space, id);
 	return p && p->state == CORE_PAGE_SEALED ? id : CORE_NONE;
@@ -540,11 +619,11 @@ void op_page_evict(struct world *w)
 	if (id == CORE_NONE)
 		return;
 	struct m_page *p = model_page_at(&w->m, space, id);
-	r = core_page_evict(&w->c, record_of(w, space, id));
+	r = core_page_evict(&w->c, page_record(w, space, id));
 	world_trace(w, (uint64_t)(int64_t)r);
 	world_say(w, "evict page %u: %d", id, r);
-	world_expect(w, r == (model_leased(p) || p->pinned ? -EBUSY : 0), "evict of page %u: %d",
-		     id, r);
+	world_expect(w, r == (model_leased(p) || p->pinned || p->busy ? -EBUSY : 0),
+		     "evict of page %u: %d", id, r);
 	if (!r)
 		model_page_freed(p);
 }
@@ -558,7 +637,7 @@ void op_page_pin(struct world *w)
 	if (id == CORE_NONE)
 		return;
 	struct m_page *p = model_page_at(&w->m, space, id);
-	r = core_page_pin(&w->c, record_of(w, space, id), pin);
+	r = core_page_pin(&w->c, page_record(w, space, id), pin);
 	world_trace(w, (uint64_t)(int64_t)r);
 	world_say(w, "%s page %u: %d", pin ? "pin" : "unpin", id, r);
 	world_expect(w, r == 0, "operator's pin of page %u: %d", id, r);

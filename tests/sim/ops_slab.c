@@ -160,7 +160,7 @@ static void give_back(struct world *w, int member, unsigned slot)
 				     (unsigned long long)name, b.status);
 			model_page_freed(p);
 		}
-		if (p->state != CORE_PAGE_SEALED || !model_leased_by(p, mm->client))
+		if (!model_leased_by(p, mm->client))
 			continue;
 		if (p->pins[mm->client])
 			world_expect(w, core_pin(&w->c, cm, &name, 1, false).done == 1,
@@ -361,6 +361,9 @@ void event_run(struct world *w, const struct event *e)
 	case EVENT_ACK:
 	case EVENT_NACK:
 		grant_answered(w, e);
+		break;
+	case EVENT_COPIED:
+		tier_copied(w, e->index);
 		break;
 	case EVENT_DEAD:
 		if (w->m.client[e->index].state == CORE_CLIENT_LEAVING &&

@@ -34,6 +34,12 @@ static const struct {
 	[OP_RELEASE] = { "release", op_release, 90, true },
 	[OP_PIN] = { "pin", op_pin, 10, false },
 	[OP_HINT] = { "hint", op_hint, 12, false },
+	[OP_LOAD] = { "load", op_load, 50, false },
+	[OP_STORE] = { "store", op_store, 15, false },
+	[OP_ARRIVED] = { "arrived", op_arrived, 15, false },
+	[OP_MOVER] = { "mover", op_mover, 60, true },
+	[OP_READY] = { "ready", op_ready, 2, false },
+	[OP_ROT] = { "rot", op_rot, 4, false },
 	[OP_FIND] = { "find", op_find, 6, false },
 	[OP_PAGE_EVICT] = { "evict", op_page_evict, 4, false },
 	[OP_PAGE_PIN] = { "page-pin", op_page_pin, 4, false },
@@ -127,6 +133,8 @@ int world_pick_ns(struct world *w, int client)
 {
 	const struct m_client *cl = &w->m.client[client];
 
+	if (w->cfg.traffic && cl->ns_n && !chance(w, 8))
+		return 0;
 	return cl->ns_n ? (int)rnd(w, cl->ns_n) : M_NONE;
 }
 
@@ -211,6 +219,50 @@ static uint32_t one_of(struct world *w, const uint32_t *from, uint32_t n)
 	return from[rnd(w, n)];
 }
 
+/*
+ * A world with lower tiers in which people stay and pages move: in the usual mix too little lasts
+ * long enough to go down, let alone to come up again.
+ */
+static void choose_traffic(struct world *w)
+{
+	static const struct {
+		enum op op;
+		uint32_t weight;
+	} often[] = {
+		{ OP_ALLOC, 300 },      { OP_SEAL, 300 },     { OP_RELEASE, 500 },
+		{ OP_LOAD, 300 },       { OP_LOOKUP, 60 },    { OP_STORE, 100 },
+		{ OP_ARRIVED, 30 },     { OP_MOVER, 200 },    { OP_WORK, 100 },
+		{ OP_PAGE_EVICT, 100 }, { OP_DEVICE, 100 },   { OP_GROW, 15 },
+		{ OP_MEMBERS, 60 },     { OP_RECLAIM, 15 },   { OP_SHRINK, 4 },
+		{ OP_FREE, 20 },        { OP_PIN, 10 },       { OP_TIME, 5 },
+		{ OP_READY, 4 },        { OP_ROT, 4 },        { OP_EPOCH_BUMP, 2 },
+		{ OP_CLIENT_OPEN, 4 },  { OP_NS_OPEN, 4 },    { OP_HINT, 2 },
+		{ OP_SPACE_OPEN, 4 },   { OP_TENANT_SET, 1 }, { OP_CLIENT_CLOSE, 1 },
+	};
+	struct config *cfg = &w->cfg;
+
+	memset(cfg->weight, 0, sizeof(cfg->weight));
+	for (unsigned i = 0; i < sizeof(often) / sizeof(often[0]); i++)
+		cfg->weight[often[i].op] = often[i].weight * rng_range(&w->rng, 2, 4);
+	for (unsigned i = 0; i < OP_N; i++) { /* swarm: some of what is not vital is off */
+		if (!ops[i].vital && i != OP_LOAD && rnd(w, 5) == 0)
+			cfg->weight[i] = 0;
+	}
+	cfg->traffic = true;
+	cfg->limits.tenants = 2;
+	cfg->limits.clients = rng_range(&w->rng, 2, 4);
+	cfg->limits.spaces = rng_range(&w->rng, 2, 8);
+	cfg->limits.slabs = 64;
+	cfg->limits.pages = CORE_UNIT_PAGES * rng_range(&w->rng, 40, 120);
+	cfg->batch = rnd(w, 2) ? 8 : 32;
+	cfg->keys = rnd(w, 2) ? 64 : 256;
+	cfg->salts = 1;
+	cfg->delay = rnd(w, 3) ? rnd(w, 8) : 60;
+	cfg->never_one_in = 0;
+	cfg->refuse_one_in = rnd(w, 4) ? 0 : 30;
+	cfg->limits.leases = rnd(w, 4) ? 0 : cfg->limits.leases;
+}
+
 static void choose_config(struct world *w)
 {
 	static const uint32_t batches[] = { 1, 4, 16, 64 };
@@ -222,12 +274,22 @@ static void choose_config(struct world *w)
 		.pages = CORE_UNIT_PAGES * rng_range(&w->rng, 6, 40),
 		.leases = rnd(w, 3) ? 0 : rng_range(&w->rng, 8, 200),
 		.slabs = rng_range(&w->rng, 6, 48),
-		.spaces = rng_range(&w->rng, 2, M_SPACES),
 		.clients = rng_range(&w->rng, 2, M_CLIENTS),
 		.members = rng_range(&w->rng, 3, M_MEMBERS),
 		.tenants = rng_range(&w->rng, 2, M_TENANTS),
 		.namespaces = rng_range(&w->rng, 2, M_NAMESPACES),
 	};
+	if (rnd(w, 4)) { /* with lower tiers */
+		static const uint32_t transfers[] = { 1, 4, 16, W_FLIGHTS };
+
+		cfg->limits.transfers = one_of(w, transfers, 4);
+		cfg->limits.pages += CORE_UNIT_PAGES * 16;
+		cfg->limits.slabs += 16;
+		cfg->limits.spaces = rng_range(&w->rng, 2, M_SPACES);
+		cfg->lose_one_in = rnd(w, 2) ? 0 : rng_range(&w->rng, 3, 30);
+	} else {
+		cfg->limits.spaces = rng_range(&w->rng, 2, 8);
+	}
 	if (!rnd(w, 8)) { /* a world of a few large slabs */
 		cfg->small_pages = true;
 		cfg->limits.pages = 3 * 4096;
@@ -246,21 +308,55 @@ static void choose_config(struct world *w)
 			cfg->weight[i] = 0;
 		else
 			cfg->weight[i] = ops[i].weight * rng_range(&w->rng, 1, 8);
+	}
+	if (cfg->limits.transfers && !chance(w, 4))
+		choose_traffic(w);
+	for (unsigned i = 0; i < OP_N; i++)
 		cfg->weight_sum += cfg->weight[i];
+}
+
+/* One for all devices, or one each, or none for some. */
+static void make_arenas(struct world *w)
+{
+	uint32_t arenas = rng_range(&w->rng, 1, w->m.opens);
+
+	for (uint32_t i = 0; i < arenas; i++) {
+		struct m_device *d = &w->m.device[w->m.devices++];
+
+		*d = (struct m_device){ .kind = CORE_KIND_ARENA,
+					.ordinal = i,
+					.handle_bytes = 2ull << 20,
+					.below = M_NONE };
+		d->capacity_bytes = d->handle_bytes * rng_range(&w->rng, 1, 30);
+		world_expect(w,
+			     core_arena_add(&w->c, i, d->capacity_bytes, d->handle_bytes) ==
+				     (int)(w->m.opens + i),
+			     "arena %u was not taken", i);
+	}
+	for (uint32_t i = 0; i < w->m.opens; i++) {
+		if (chance(w, 6))
+			continue;
+		w->m.device[i].below = (int)(w->m.opens + i % arenas);
+		core_device_below(&w->c, i, (unsigned)w->m.device[i].below);
+		w->m.device[i].ready = true;
+		core_device_below_ready(&w->c, i, true);
 	}
 }
 
 static void make_devices(struct world *w)
 {
-	w->m.devices = 1 + (rnd(w, 4) == 0);
-	for (uint32_t i = 0; i < w->m.devices; i++) {
+	w->m.opens = 1 + (rnd(w, w->cfg.traffic ? 12 : 4) == 0);
+	w->m.devices = w->m.opens;
+	for (uint32_t i = 0; i < w->m.opens; i++) {
 		struct m_device *d = &w->m.device[i];
 		char name[KVB_NAME_BYTES];
 
 		d->kind = KVB_DEVICE_HOST;
 		d->ordinal = i;
+		d->below = M_NONE;
 		d->handle_bytes = 2ull << 20;
-		d->capacity_bytes = d->handle_bytes * rng_range(&w->rng, 3, 40);
+		d->capacity_bytes =
+			d->handle_bytes * rng_range(&w->rng, 3, w->cfg.traffic ? 12 : 40);
 		snprintf(name, sizeof(name), "host:%u", i);
 		world_expect(w,
 			     core_device_add(&w->c, d->kind, d->ordinal, name, d->capacity_bytes,
@@ -311,6 +407,8 @@ void world_start(struct world *w, uint64_t seed)
 	w->now_ns = W_SECOND_NS;
 	core_set_time(&w->c, w->now_ns);
 	make_devices(w);
+	if (w->cfg.limits.transfers)
+		make_arenas(w);
 	settle_in(w);
 }
 
@@ -354,6 +452,12 @@ void world_step(struct world *w)
 		check_core(w);
 }
 
+/* What a revoked slab holds waits to be written down, as long as there is time. */
+static bool may_wait(const struct world *w, const struct m_space *s, const struct m_slab *slab)
+{
+	return s->below != M_NONE && w->m.device[s->device].ready && w->now_ns < slab->deadline_ns;
+}
+
 /* No page may wait for core_work() when it says that it has nothing to do. */
 void world_expect_dry(struct world *w)
 {
@@ -368,13 +472,15 @@ void world_expect_dry(struct world *w)
 						w->m.client[p->owner].state == CORE_CLIENT_ATTACHED,
 					"a page of a client that left is not in quarantine and "
 					"core_work() is dry");
-				if (p->state != CORE_PAGE_SEALED || model_leased(p))
+				if (p->state != CORE_PAGE_SEALED || model_leased(p) || p->busy)
 					continue;
 				world_expect(
 					w, p->epoch == w->m.ns[p->ns].epoch,
 					"a page of a past epoch is left and core_work() is dry");
 				world_expect(
-					w, s->slab[slot].state == CORE_SLAB_LIVE,
+					w,
+					s->slab[slot].state == CORE_SLAB_LIVE ||
+						may_wait(w, s, &s->slab[slot]),
 					"slab %u is revoked, holds a page and core_work() is dry",
 					s->slab[slot].core);
 			}
@@ -398,6 +504,8 @@ static bool settle(struct world *w)
 	op_device(w);
 	model_absorb(w);
 	op_members(w);
+	model_absorb(w);
+	op_mover(w);
 	model_absorb(w);
 	while (world_event_take(w, true, &e)) {
 		event_run(w, &e);
@@ -427,6 +535,7 @@ static void expect_no_charges(struct world *w)
 		world_expect(w, !c->h->device[d].granted_bytes && !c->h->device[d].slabs,
 			     "I4: device %u still has %llu bytes granted", d,
 			     (unsigned long long)c->h->device[d].granted_bytes);
+	world_expect(w, !c->h->transfers_used, "I4: %u transfers are left", c->h->transfers_used);
 	world_expect(w, !c->h->leases_used && !c->h->indexed, "I4: %u leases, %u keys are left",
 		     c->h->leases_used, c->h->indexed);
 }

@@ -23,6 +23,7 @@
 #define W_EVENTS 1024
 #define W_NAMES 512 /* names of pages remembered, so that stale ones come back */
 #define W_BATCH 64
+#define W_FLIGHTS 64
 
 enum op {
 	OP_ALLOC,
@@ -32,6 +33,12 @@ enum op {
 	OP_RELEASE,
 	OP_PIN,
 	OP_HINT,
+	OP_LOAD,
+	OP_STORE,
+	OP_ARRIVED,
+	OP_MOVER,
+	OP_READY,
+	OP_ROT,
 	OP_FIND,
 	OP_PAGE_EVICT,
 	OP_PAGE_PIN,
@@ -60,9 +67,10 @@ enum event_kind {
 	EVENT_CREATED,
 	EVENT_FAILED,
 	EVENT_CLOSED,
-	EVENT_ACK,  /* the client has mapped a slab */
-	EVENT_NACK, /* the client could not */
-	EVENT_DEAD, /* the process of a closed client is gone */
+	EVENT_ACK,    /* the client has mapped a slab */
+	EVENT_NACK,   /* the client could not */
+	EVENT_DEAD,   /* the process of a closed client is gone */
+	EVENT_COPIED, /* a transfer ends */
 };
 
 struct event {
@@ -71,6 +79,14 @@ struct event {
 	unsigned index; /* slab, member or client */
 	unsigned slot;
 	uint32_t life;
+};
+
+/* A transfer that is queued or in flight, by its index in the core. */
+struct flight {
+	bool used;
+	bool up;
+	int from_space, to_space;
+	uint32_t from, to; /* page ids */
 };
 
 struct config {
@@ -85,8 +101,10 @@ struct config {
 	uint32_t fail_one_in;   /* slabs the device fails to create */
 	uint32_t never_one_in;  /* acknowledgements that never come */
 	uint32_t wild_one_in;   /* operands that make no sense */
+	uint32_t lose_one_in;   /* transfers that fail */
 	uint32_t work_units;
 	bool small_pages;
+	bool traffic; /* few people, who stay, and pages that move */
 };
 
 struct world {
@@ -103,11 +121,13 @@ struct world {
 	uint32_t lives;
 	bool verbose;
 	bool may_revoke; /* the call just made may start revocations */
+	bool may_rise;   /* it may bring pages up, and evict others for that */
+	struct flight flight[W_FLIGHTS];
 	struct event events[W_EVENTS];
 	kvb_page_t names[W_NAMES];
 	uint32_t names_next;
 	uint64_t did[OP_N];
-	uint64_t hits, victims, dups, grants, revoked, reaped;
+	uint64_t hits, victims, dups, grants, revoked, reaped, demoted, promoted, failures;
 	char why[512];
 	jmp_buf failed; /* last: survives world_start() */
 };
@@ -179,6 +199,21 @@ void op_hint(struct world *w);
 void op_find(struct world *w);
 void op_page_evict(struct world *w);
 void op_page_pin(struct world *w);
+uint32_t page_record(struct world *w, int space, uint32_t id); /* the core's */
+struct kvb_hash page_pick_hash(struct world *w);
+bool page_lease_fits(struct world *w, const struct m_page *p, int client);
+uint32_t page_lowest_free(const struct m_space *s, const struct m_member *mm);
+/* ops_tier.c */
+void op_load(struct world *w);
+void op_store(struct world *w);
+void op_arrived(struct world *w);
+void op_mover(struct world *w);
+void op_ready(struct world *w);
+void op_rot(struct world *w);
+void tier_copied(struct world *w, unsigned transfer);
+/* Which tier LOOKUP finds a key in that is not resident, or KVB_TIER_NONE. */
+enum kvb_tier tier_of_key(const struct world *w, int space, int ns, uint64_t salt,
+			  const struct kvb_hash *hash);
 /* ops_slab.c */
 void op_grow(struct world *w);
 void op_shrink(struct world *w);
