@@ -46,13 +46,14 @@
 #define START_FDS_OWN 64u
 #define START_HUGE_BYTES (2ull << 20)
 #define START_GPU_RESERVE_BYTES                                                                    \
-	(512ull << 20)             /* at least: contexts of engines, kernels, graphs               \
-				    */
-#define START_GPU_RESERVE_PART 20u /* or so much of it */
+	(512ull << 20)                      /* at least: contexts of engines, kernels, graphs      \
+					     */
+#define START_GPU_RESERVE_PART 20u          /* or so much of it */
+#define START_GPU_KEEP_BYTES (256ull << 20) /* of it, unused whatever engines take */
 
 #define START_TIER_UNITS 64u /* an arena is cut into about so many */
 #define START_TIER_UNIT_BYTES_MIN (2ull << 20)
-#define START_TIER_UNIT_BYTES_MAX (256ull << 20)
+#define START_TIER_UNIT_BYTES_MAX (64ull << 20) /* unless a space could not have all of it */
 #define START_FDS_PER_MOVER 6u /* socket, pidfd, ring, two eventfds; one to spare */
 
 #define START_WARM_PART 8u            /* of a GPU's capacity made ahead of need */
@@ -268,7 +269,8 @@ static uint64_t start_tier_unit_bytes(uint64_t bytes)
 {
 	uint64_t unit = START_TIER_UNIT_BYTES_MIN;
 
-	while (unit < START_TIER_UNIT_BYTES_MAX && bytes / (unit << 1) >= START_TIER_UNITS)
+	while ((unit < START_TIER_UNIT_BYTES_MAX && bytes / (unit << 1) >= START_TIER_UNITS) ||
+	       (unit < TIERS_CHUNK_BYTES && bytes / unit > KVB_SLOTS_MAX))
 		unit <<= 1;
 	return unit;
 }
@@ -331,6 +333,8 @@ static int start_open_device(struct server *s, unsigned i)
 	const struct owner_config owner = {
 		.ordinal = d->ordinal,
 		.deadline_ns = s->cfg.owner_deadline_ns,
+		.capacity_bytes = d->capacity_bytes,
+		.keep_bytes = START_GPU_KEEP_BYTES,
 		.level = s->cfg.log_level,
 	};
 	int error = d->kind == KVB_DEVICE_HOST ? start_check_node(s, d->ordinal) : 0;

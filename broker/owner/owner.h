@@ -19,6 +19,9 @@
  *   - A request has a deadline. When it passes, or the owner ends, that request fails softly and
  *     the next one starts a new owner, at most one a second; never a second one beside a former
  *     that does not end.
+ *   - How much of the GPU others have taken is looked at every few seconds, and before a create:
+ *     one that would fill the GPU to its end is refused. Where the driver's management library is
+ *     not there, nobody knows, and a create is refused by the driver alone.
  *   - The owner ends when the daemon closes the socket or dies, whatever it is doing.
  */
 
@@ -30,6 +33,8 @@
 struct owner_config {
 	uint32_t ordinal;
 	uint64_t deadline_ns; /* for one request */
+	uint64_t capacity_bytes;
+	uint64_t keep_bytes;  /* of the GPU, that a create leaves unused as far as that is known */
 	enum log_level level; /* the owner's */
 };
 

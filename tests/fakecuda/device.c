@@ -166,6 +166,8 @@ static enum cu_result device_attribute(enum cu_device_attribute attribute, cu_de
 {
 	switch (attribute) {
 	case CU_ATTRIBUTE_COMPUTE_MODE:
+		*ret = fake.settings.mode;
+		return CU_OK;
 	case CU_ATTRIBUTE_PCI_DEVICE_ID:
 	case CU_ATTRIBUTE_COMPUTE_MINOR:
 		*ret = 0;

@@ -77,6 +77,7 @@ struct fake_settings {
 	uint64_t mem_bytes;
 	int numa[FAKE_GPUS_MAX];
 	int version;
+	int mode; /* compute mode */
 	char node[32];
 	char dir[128];
 	uint64_t latency_ns[FAKE_CALLS];

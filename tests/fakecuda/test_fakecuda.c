@@ -86,6 +86,8 @@ static const char *const settings_wrong[] = {
 	"dir=relative",
 	"node=a/b",
 	"version=x",
+	"mode=4",
+	"mode=13",
 	"gpu=1",
 	"gpus",
 	"gpus=1,,mem=2M",
