@@ -59,6 +59,40 @@ static int set_geometry(struct core_space *s, const struct core_device *d, uint3
 	return 0;
 }
 
+#define LOWER_HANDLES_MAX 8u
+#define LOWER_WASTE_PART 16u /* of a slab below that may be no page */
+
+/*
+ * Below nobody maps pages by their ids, so a slab there need not be without a gap: it is the fewest
+ * handles of which hardly anything is left over. 0, or -EINVAL: a page is larger than that.
+ */
+static int set_geometry_below(struct core_space *s, const struct core_device *d,
+			      uint64_t page_bytes)
+{
+	uint64_t most = d->capacity_bytes / d->handle_bytes, handles = 0, slots;
+
+	for (uint64_t n = 1; n <= most && n <= LOWER_HANDLES_MAX; n++) {
+		uint64_t rest = n * d->handle_bytes % page_bytes;
+
+		if (n * d->handle_bytes < page_bytes)
+			continue;
+		handles = n;
+		if (rest <= n * d->handle_bytes / LOWER_WASTE_PART)
+			break;
+	}
+	if (!handles)
+		return -EINVAL;
+	s->slab_bytes = handles * d->handle_bytes;
+	slots = most / handles;
+	s->regions = 1;
+	s->stride_bytes = page_bytes;
+	s->handle_bytes = d->handle_bytes;
+	s->handles_per_region = (uint32_t)handles;
+	s->pages_per_slab = (uint32_t)(s->slab_bytes / page_bytes);
+	s->slots = slots < KVB_SLOTS_MAX ? (uint32_t)slots : KVB_SLOTS_MAX;
+	return 0;
+}
+
 static int space_find(const struct core *c, unsigned tenant, const struct core_space *like)
 {
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
@@ -127,7 +161,7 @@ static void space_create_below(struct core *c, unsigned upper)
 	int space;
 
 	if (arena == CORE_DEVICE_NONE_BELOW ||
-	    set_geometry(&like, &c->h->device[arena], 1, s->regions * s->stride_bytes) < 0)
+	    set_geometry_below(&like, &c->h->device[arena], s->regions * s->stride_bytes) < 0)
 		return;
 	space = space_create(c, s->tenant, &like);
 	if (space < 0)
