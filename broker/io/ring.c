@@ -29,6 +29,7 @@
 #define MALFORMED_MAX 3u
 #define LOOK_NS_MIN (100ull * 1000) /* at what waits, doubling while nothing comes of it */
 #define LOOK_NS_MAX (2000ull * 1000)
+#define FENCE_WAIT_NS (60ull * 1000 * 1000 * 1000) /* a stream that took so long hangs */
 
 static struct kvb_sub *sub_of(const struct ring *r)
 {
@@ -414,9 +415,19 @@ void ring_space_closed(struct ring *r, uint32_t handle)
 static void malformed(struct ring *r, struct kvb_cqe *cqe)
 {
 	cqe->res = -EINVAL;
+	/* whatever else is wrong with a LOAD, a stream may wait for its end */
+	if (r->current.sqe.opcode == KVB_OP_LOAD && r->current.sqe.fence <= KVB_FENCES)
+		ring_fence_set(r, &r->current.sqe);
 	r->invalid++;
 	if (++r->malformed == MALFORMED_MAX)
 		session_break(r->session, EINVAL, "three malformed entries in a row");
+}
+
+/* What waits for a fence, FREE or SEAL, waits for nothing else: the time it has is for this. */
+static enum ops_verdict wait_for_fence(struct ring *r, struct ring_op *op)
+{
+	op->until_ns = r->session->server->now_ns + FENCE_WAIT_NS;
+	return OPS_PARK;
 }
 
 /* Works on r->current until it is done, parked or out of budget. */
@@ -437,7 +448,7 @@ static void run_current(struct ring *r, uint32_t *units)
 	if (op->sqe.opcode == KVB_OP_CANCEL)
 		cqe.res = cancel(r, op->sqe.arg);
 	else if (!fence_reached(r, &op->sqe))
-		verdict = OPS_PARK;
+		verdict = wait_for_fence(r, op);
 	else
 		verdict = ops_run(r, op, &cqe, units);
 	*units -= *units ? 1 : 0;
@@ -466,8 +477,16 @@ static bool retry_parked(struct ring *r, uint32_t *units)
 		if (!op->used)
 			continue;
 		left--;
-		if (!fence_reached(r, &op->sqe))
+		if (!fence_reached(r, &op->sqe)) {
+			if (r->session->server->now_ns < op->until_ns)
+				continue;
+			cqe.res = -ETIME;
+			cqe.done = op->done;
+			unpark(r, op);
+			complete(r, &cqe);
+			did = true;
 			continue;
+		}
 		do
 			verdict = ops_run(r, op, &cqe, units);
 		while (verdict == OPS_MORE && *units);
