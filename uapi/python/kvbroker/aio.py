@@ -44,16 +44,21 @@ class Connection:
 
     def close(self) -> None:
         """Ends the connection; what waits is cancelled."""
-        self._forget_loop()
-        for future in self._waiting.values():
-            future.cancel()
-        self._waiting.clear()
+        self.detach()
         self.sync.close()
 
+    def detach(self) -> None:
+        """Leaves the loop and the connection as it is; what waits is cancelled."""
+        self._forget_loop()
+        for future in self._waiting.values():
+            if not self._loop.is_closed():
+                future.cancel()
+        self._waiting.clear()
+
     def _forget_loop(self) -> None:
-        if self._fd >= 0:
+        if self._fd >= 0 and not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
-            self._fd = -1
+        self._fd = -1
 
     # ---- completions ------------------------------------------------------------------------
 
