@@ -19,6 +19,7 @@
 
 #define EVICT_BATCH 32u
 #define EVICT_WORK 4096u /* pages one ALLOC may look at for victims */
+#define COPY_WORK 64u    /* of those, what starting the copy of one stands for */
 
 static void next_generation(struct core_page *p)
 {
@@ -302,8 +303,10 @@ static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint3
 			continue; /* its release, or the end of its transfer, brings it back */
 		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page))
 			r = core_tier_down(c, s, page);
-		if (r == 0)
+		if (r == 0) {
+			*work -= *work < COPY_WORK ? *work : COPY_WORK;
 			continue;
+		}
 		if (r != -EAGAIN)
 			return page;
 		core_ripe_prepend(c, s, page);
