@@ -487,6 +487,51 @@ def start_fails_or_works():
     return "%d refusals to start, %d starts" % (refusals, starts)
 
 
+# What a mover calls once it serves, the version of a driver that makes it call that, and which of its
+# calls come at the start, before there is anything to carry.
+MOVER_CALLS = {
+    "cuMemcpyBatchAsync_v2": (13000, 1), "cuMemcpyBatchAsync": (12080, 1), "cuMemcpyHtoDAsync_v2": (12000, 2),
+    "cuMemcpyDtoHAsync_v2": (12000, 2), "cuEventRecord": (13000, 2), "cuEventQuery": (13000, 2),
+    "cuMemHostRegister_v2": (13000, 1), "cuMemImportFromShareableHandle": (13000, 3), "cuMemMap": (13000, 3),
+    "cuMemSetAccess": (13000, 2), "cuMemAddressReserve": (13000, 2), "cuMemRelease": (13000, 2),
+}
+
+
+def mover_call_fails(call, result):
+    """The k-th such call of every mover fails: what it carried is a miss, nothing is wrong or stuck."""
+    version, k = MOVER_CALLS[call]
+
+    def run():
+        broker = broker_of("cuda:0=64M", fail=",version=%d,fail=%s:%d:%s" % (version, call, k, result))
+        e = None
+        try:
+            wait_until(lambda: re.search("its tier is ready|another is started", broker.text()), broker.text)
+            e = Engine(broker, "cuda:0")
+            pages = e.grow(4)
+            n = pages * 3 // 2
+            below = 0
+            for _ in range(3):
+                e.put(0, n)
+                below += e.get(0, n)[1]
+            broker.check_alive()
+            assert below or result != "OUT_OF_MEMORY" or call.startswith("cuMem") and "cpy" not in call, broker.text()
+            e.put(n, 32)
+            assert e.get(n, 32) == (32, 0)
+            e.end()
+            e = None
+            broker.check_at_rest()
+            pids = list(movers(broker).values())
+            text = broker.text()
+            broker.stop()
+            wait_gone(*pids)
+            return "%d pages from below%s" % (below, ", another mover" if "another is started" in text else "")
+        finally:
+            if e:
+                e.kill()
+            broker.kill()
+    return run
+
+
 def what_cannot_be_is_refused():
     for args, words in ((("--host-tier", "1M"), "--host-tier"), (("--host-tier", "much"), "--host-tier"),
                         (("--mover-sums", "17"), "--mover-sums"), (("--host-tier", "900T"), "host tier")):
@@ -520,6 +565,8 @@ def main():
         ("without_a_mover", without_a_mover),
         ("without_a_tier", without_a_tier),
         ("sums_off", sums_off),
+        *[("fault_083_mover_%s_%s" % (call, result), mover_call_fails(call, result))
+          for call in MOVER_CALLS for result in ("OUT_OF_MEMORY", "ECC_UNCORRECTABLE")],
         *([("fault_011_mover_cannot_be_started", mover_cannot_be_started),
            ("fault_011_start_fails_or_works", start_fails_or_works)]
           if PROGRAMS["fault-points"] == "true" else []),
