@@ -45,6 +45,11 @@ def main():
     return 0
 
 
+def below_ready(daemon):
+    """Until the host tier takes pages; before, the broker works as without one."""
+    broker.wait_until(lambda: "its tier is ready" in daemon.text(), lambda: "never ready:\n" + daemon.text())
+
+
 def raises(kind, function, *args, **kwargs):
     """The exception, which must be of that kind."""
     try:

@@ -13,7 +13,7 @@ import time
 
 import kvbroker
 import kvbroker.aio
-from harness import PAGE_BYTES, case, chain, equal, main, namespace, publish, raises
+from harness import below_ready, PAGE_BYTES, case, chain, equal, main, namespace, publish, raises
 from kvbroker import _core
 
 
@@ -38,7 +38,7 @@ async def operations(daemon):
             found = await call(space, ns, chain(8) + chain(1, 5))
             equal(list(found), list(pages))
             space.release(found)
-        equal(await conn.prefetch(space, ns, chain(8)), 8)
+        equal(await conn.prefetch(space, ns, chain(8)), 0)
         found = space.lookup(ns, chain(8))
         equal(await conn.store(space, found), 0)
         space.release(found)
@@ -48,10 +48,11 @@ async def operations(daemon):
             raise AssertionError("sealed under an epoch that never was")
         except kvbroker.StaleEpochError:
             pass
+        assert await conn.grow(space, 1 << 40) > 0, "all there is"
         try:
-            await conn.grow(space, 1 << 40)
+            await conn.grow(space, 1)
             raise AssertionError("grew beyond all there is")
-        except kvbroker.KvbError:
+        except kvbroker.NoMemoryError:
             pass
 
 
@@ -121,6 +122,7 @@ async def fence(daemon):
 @case("loads from below are awaited", args=("--host-tier", "64M"), size="8M")
 @in_loop
 async def below(daemon):
+    below_ready(daemon)
     async with kvbroker.aio.connect(daemon.sock) as conn:
         space, ns = conn.sync.space(65536), namespace(conn.sync)
         n = await conn.grow(space, 1 << 10)

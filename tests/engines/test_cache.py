@@ -93,7 +93,7 @@ def lru(daemon):
         asyncio.run(run(cache))
 
 
-@case("what the broker evicted is a miss, and can be managed again", size="8M")
+@case("what the broker evicted is a miss, and can be managed again", size="8M", args=())
 def evicted(daemon):
     async def run(cache):
         await cache.manage("old", state(1, 16))

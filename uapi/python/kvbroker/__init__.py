@@ -22,7 +22,7 @@ simpler to use; kvbroker.errors says what can be raised.
 """
 
 from .errors import (BrokerGoneError, BusyError, ClosedError, DeniedError, InvalidError, KvbError,
-                     NoBrokerError, NoMemoryError, NotHeldError, QuotaError, StaleEpochError,
+                     NoBrokerError, NoMemoryError, NotFoundError, QuotaError, StaleEpochError,
                      TimedOutError)
 from ._core import (PRIORITY_HIGH, PRIORITY_LOW, PRIORITY_NORMAL, TIER_DEVICE, TIER_HOST, TIER_NONE,
                     TIER_STORE, Connection, Namespace, Space)
@@ -31,7 +31,7 @@ from .keys import chain_hashes, identity_digest
 
 __all__ = [
     "BrokerGoneError", "BusyError", "ClosedError", "Connection", "DeniedError", "InvalidError",
-    "KvbError", "Namespace", "NoBrokerError", "NoMemoryError", "NotHeldError", "PRIORITY_HIGH",
+    "KvbError", "Namespace", "NoBrokerError", "NoMemoryError", "NotFoundError", "PRIORITY_HIGH",
     "PRIORITY_LOW", "PRIORITY_NORMAL", "QuotaError", "Space", "StaleEpochError", "TIER_DEVICE",
     "TIER_HOST", "TIER_NONE", "TIER_STORE", "TimedOutError", "chain_hashes", "identity_digest",
 ]

@@ -40,8 +40,8 @@ class StaleEpochError(KvbError):
     """The namespace's epoch has passed: open the namespace again."""
 
 
-class NotHeldError(KvbError, LookupError):
-    """Not a page that this client holds or leases, or no longer; or no such device or file."""
+class NotFoundError(KvbError, LookupError):
+    """Not a page that this client holds or leases, or no longer; or no tenant of that name."""
 
 
 class BusyError(KvbError, BlockingIOError):
@@ -70,7 +70,7 @@ _CLASSES: Dict[int, Type[KvbError]] = {
     _errno.ENOSPC: NoMemoryError,
     _errno.ENOMEM: NoMemoryError,
     _errno.ESTALE: StaleEpochError,
-    _errno.ENOENT: NotHeldError,
+    _errno.ENOENT: NotFoundError,
     _errno.EBUSY: BusyError,
     _errno.EAGAIN: BusyError,
     _errno.ETIME: TimedOutError,

@@ -396,7 +396,7 @@ PyObject *batch_load(PyObject *self, PyObject *args, PyObject *kwargs)
 const char batch_prefetch_doc[] =
 	"prefetch(ns, hashes, *, salt=0) -> int\n--\n\n"
 	"Starts what load() does, without waiting or leasing: how many keys\n"
-	"are on the device or on their way.";
+	"are on the device or on their way. 0 without a lower tier.";
 
 PyObject *batch_prefetch(PyObject *self, PyObject *args, PyObject *kwargs)
 {
