@@ -53,6 +53,8 @@ static int cuda_mover_note(struct cuda_mover *m, const char *call, enum cu_resul
 {
 	if (cuda_error_is_sticky(r))
 		m->base.spoilt = true;
+	if (r == CU_ERROR_ECC_UNCORRECTABLE || r == CU_ERROR_CONTAINED)
+		m->base.memory_is_bad = true;
 	return cuda_error_note(call, r);
 }
 

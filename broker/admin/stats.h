@@ -53,7 +53,7 @@ struct stats_device {
 	uint32_t memory_known;   /* the next line is */
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
 	uint64_t unused_bytes, others_bytes; /* of the GPU: nobody's; taken by others */
-	uint64_t warm_bytes; /* made ahead of need, granted to nobody */
+	uint64_t warm_bytes;                 /* made ahead of need, granted to nobody */
 	uint64_t held_bytes, sealed_bytes, arriving_bytes,
 		free_bytes; /* of granted; pages of live and draining slabs */
 	uint64_t pages, pages_free;
@@ -65,6 +65,7 @@ struct stats_device {
 	uint64_t dropped; /* evicted without a copy below */
 	uint64_t transfers_failed;
 	uint64_t checksum_misses; /* of those */
+	uint64_t retired;         /* slabs whose memory was bad */
 	/* of an arena: its memory that is there, and of that, what lies on another node */
 	uint64_t filled_bytes, misplaced_bytes;
 };

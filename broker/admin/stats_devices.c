@@ -99,6 +99,7 @@ static void fill_core(const struct core_device *d, struct stats_device *sd)
 	sd->dropped = d->dropped;
 	sd->transfers_failed = d->transfers_failed;
 	sd->checksum_misses = d->checksum_misses;
+	sd->retired = d->retired;
 }
 
 /* Pages of its slabs, by what they are; pages that are next to go, and on their way. */

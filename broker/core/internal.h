@@ -288,6 +288,7 @@ void core_transfer_start(struct core *c, enum core_direction direction, uint32_t
 /* Index, or -ENOSPC when the tables have no room. Charges nothing: grow.c does. */
 int core_slab_create(struct core *c, struct core_space *s);
 void core_slab_revoke(struct core *c, struct core_slab *slab, uint64_t grace_ns);
+void core_slab_retire(struct core *c, struct core_slab *slab); /* once, whatever its state */
 void core_slab_try_close(struct core *c, struct core_slab *slab);
 void core_slab_unmap(struct core *c, struct core_member *m,
 		     unsigned slot); /* m gives up its memory */

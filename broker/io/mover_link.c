@@ -100,6 +100,7 @@ static void link_is_dead(struct loop_source *source, uint32_t events)
 	loop_del(link->server->loop, &link->death);
 	link_hang_up(link);
 	process_end(&link->process, 0, how, sizeof(how));
+	link->memory_is_bad = link->process.status == MOVER_EXIT_MEMORY;
 	if (link->state != LINK_DYING) {
 		snprintf(link->why, sizeof(link->why), "it is gone; %s", how);
 		link->pause_ns = LINK_PAUSE_NS;

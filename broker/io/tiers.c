@@ -383,9 +383,16 @@ static void mover_gone(struct mover_link *link)
 	struct tiers *t = s->tiers;
 
 	d->wait_first = d->wait_last = CORE_NONE16;
+	if (link->memory_is_bad)
+		log_warn("device %s: its memory is damaged; what its mover was at is given up",
+			 link->name);
 	for (uint32_t i = 0; i < s->core.h->limits.transfers; i++) {
 		if (t->flight[i].state != FLIGHT_NONE && t->flight[i].device == link->device)
-			transfer_end(s, i, -EIO, 0);
+			transfer_end(s, i,
+				     link->memory_is_bad && t->flight[i].state == FLIGHT_FLIES
+					     ? -EHWPOISON
+					     : -EIO,
+				     0);
 	}
 	for (uint32_t i = 0; i < s->core.h->limits.slabs; i++) {
 		struct tier_slab *slab = &t->slab[i];

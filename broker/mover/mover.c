@@ -297,6 +297,7 @@ int mover_main(uint32_t kind, uint32_t ordinal)
 	static struct mover_side side; /* large, and one a process */
 	char name[16];
 	int error;
+	bool bad;
 
 	if (!side_has_socket()) {
 		log_error("--mover is for kvbrokerd itself, which starts one for each device");
@@ -315,10 +316,11 @@ int mover_main(uint32_t kind, uint32_t ordinal)
 		return 1;
 	if (!error)
 		error = side_serve(&side);
+	bad = gpu_mover_memory_is_bad(side.gpu);
 	side_close(&side);
 	if (error == -ENOTCONN)
 		return 0;
 	log_error("mover of %s:%u: %s; the daemon starts another", gpu_kind_name(kind), ordinal,
 		  strerror(-error));
-	return 1;
+	return bad ? MOVER_EXIT_MEMORY : 1;
 }

@@ -156,5 +156,6 @@ bool process_end(struct process *p, int wait_ms, char *why, size_t why_bytes)
 			 info.si_status);
 	close(p->pidfd);
 	*p = (struct process)PROCESS_NONE;
+	p->status = info.si_code == CLD_EXITED ? info.si_status : -1;
 	return true;
 }

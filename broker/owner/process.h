@@ -18,7 +18,8 @@
 struct process {
 	pid_t pid;
 	int pidfd;
-	int fd; /* our end of the socketpair; blocking */
+	int fd;     /* our end of the socketpair; blocking */
+	int status; /* exit status of the one before; -1: a signal ended it */
 };
 
 #define PROCESS_NONE                                                                               \
@@ -34,6 +35,7 @@ int process_start(const char *role, const char *device, enum log_level level, st
 bool process_dead(const struct process *p); /* it has ended, or there is none */
 /*
  * After its fd is closed: waits until it has ended, for wait_ms, then kills it and waits as long
- * again. True: it is gone, p is NONE again and how it went is in why.
+ * again. True: it is gone, p is NONE again but for its status, and how
+ * it went is in why.
  */
 bool process_end(struct process *p, int wait_ms, char *why, size_t why_bytes);

@@ -532,6 +532,24 @@ def mover_call_fails(call, result):
     return run
 
 
+def damaged_memory_is_retired():
+    """Slabs that a mover was at when the device found its memory damaged are given back, and no others."""
+    def run(broker, engine):
+        e = engine("cuda:0")
+        pages = e.grow(4)
+        e.put(0, pages * 3 // 2)
+        device = wait_until(lambda: (lambda d: d["retired"] and d)(broker.json("gpu", "list")["devices"][0]),
+                            lambda: "nothing is retired:\n" + broker.text())
+        assert 1 <= device["retired"] <= 4, device
+        assert "its memory is damaged" in broker.text(), broker.text()
+        e.shrink()  # it gives back what was revoked, and the rest
+        wait_until(lambda: broker.json("gpu", "list")["devices"][0]["slabs"] == 0, "slabs stay")
+        by = engine("cuda:0", "other")
+        assert by.grow(1) > 0
+        return "%d slabs" % device["retired"]
+    return with_broker(run, "cuda:0=64M", fail=",fail=cuEventQuery:2:ECC_UNCORRECTABLE")
+
+
 def what_cannot_be_is_refused():
     for args, words in ((("--host-tier", "1M"), "--host-tier"), (("--host-tier", "much"), "--host-tier"),
                         (("--mover-sums", "17"), "--mover-sums"), (("--host-tier", "900T"), "host tier")):
@@ -567,6 +585,7 @@ def main():
         ("sums_off", sums_off),
         *[("fault_083_mover_%s_%s" % (call, result), mover_call_fails(call, result))
           for call in MOVER_CALLS for result in ("OUT_OF_MEMORY", "ECC_UNCORRECTABLE")],
+        ("fault_083_damaged_memory_is_retired", damaged_memory_is_retired),
         *([("fault_011_mover_cannot_be_started", mover_cannot_be_started),
            ("fault_011_start_fails_or_works", start_fails_or_works)]
           if PROGRAMS["fault-points"] == "true" else []),

@@ -165,6 +165,8 @@ static const struct column device_columns[] = {
 	  U64(stats_device, grants) },
 	{ "revocations", "REVOKED", COLUMN_COUNT, true, "slabs revoked since start",
 	  U64(stats_device, revocations) },
+	{ "retired", "RETIRED", COLUMN_COUNT, true, "slabs given up since start: bad memory",
+	  U64(stats_device, retired) },
 	{ "evictions", "EVICTED", COLUMN_COUNT, false, "pages evicted since start",
 	  U64(stats_device, evictions) },
 	{ "state", "STATE", COLUMN_TEXT, false,
