@@ -12,7 +12,7 @@
 
 #include "mini_lm_model.h"
 
-#define KQ_GAIN 12.0f random weights attention would be nearly the same everywhere */
+#define KQ_GAIN 8.0f /* or attention would be nearly the same everywhere */
 #define UPDATE_GAIN 0.2f
 #define ROPE_BASE 10000.0
 

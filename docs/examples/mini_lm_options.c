@@ -37,7 +37,7 @@ static const char usage[] =
 	"                        :forget  new weights, and tells nobody: a mistake, for tests\n"
 	"  --check             also print the digest of all logits\n"
 	"  --no-broker         compute everything: what answers have to be like\n"
-	"  --swap-pages        a mistake, for tests: read two reused blocks in each other's place\n"
+	"  --wrong-pages        a mistake, for tests: read the first reused block in place of all\n"
 	"  --half              a mistake, for tests: rank 1 publishes nothing\n"
 	"  --help\n"
 	"\n"
@@ -94,7 +94,7 @@ int options_parse(int argc, char **argv, struct options *ret)
 		{ "run", required_argument, NULL, 'R' },
 		{ "check", no_argument, NULL, 'c' },
 		{ "no-broker", no_argument, NULL, 'n' },
-		{ "swap-pages", no_argument, NULL, 'S' },
+		{ "wrong-pages", no_argument, NULL, 'S' },
 		{ "half", no_argument, NULL, 'H' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
@@ -145,7 +145,7 @@ int options_parse(int argc, char **argv, struct options *ret)
 			ret->no_broker = true;
 			break;
 		case 'S':
-			ret->swap_pages = true;
+			ret->wrong_pages = true;
 			break;
 		case 'H':
 			ret->half = true;

@@ -15,8 +15,8 @@ struct options {
 	uint32_t answer_tokens;
 	const char *run; /* NULL: the weights never change */
 	bool packed, check, no_broker;
-	bool swap_pages, half; /* mistakes, for tests */
-	char *const *prompts;  /* NULL-terminated; none: from standard input */
+	bool wrong_pages, half; /* mistakes, for tests */
+	char *const *prompts;   /* NULL-terminated; none: from standard input */
 };
 
 /* -1: go on; else the status to exit with. */
