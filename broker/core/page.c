@@ -92,11 +92,15 @@ void core_page_unhold(struct core *c, struct core_member *m, uint32_t page)
 
 void core_page_unindex(struct core *c, uint32_t page)
 {
-	if (!(c->pages[page].flags & CORE_PAGE_INDEXED))
+	uint16_t flags = c->pages[page].flags;
+
+	if (!(flags & CORE_PAGE_INDEXED))
 		return;
-	core_tier_part(c, page);
+	if (flags & (CORE_PAGE_BELOW | CORE_PAGE_ABOVE))
+		core_tier_part(c, page);
 	core_index_remove(c, page);
-	core_group_lost(c, page);
+	if (c->spaces[core_slab_of(c, page)->space].ranks > 1)
+		core_group_lost(c, page);
 }
 
 void core_page_unseal(struct core *c, uint32_t page)
