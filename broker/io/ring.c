@@ -361,7 +361,12 @@ static bool park(struct ring *r, const struct ring_op *op)
 			continue;
 		r->parked_op[i] = *op;
 		r->parked_op[i].used = true;
+		r->parked_op[i].fenced = !fence_reached(r, &op->sqe);
 		r->parked++;
+		if (r->parked_op[i].fenced) {
+			r->fenced++;
+			r->fence_ns = r->session->server->now_ns;
+		}
 		count_waiting(r->session->server);
 		return true;
 	}
@@ -372,6 +377,7 @@ static void unpark(struct ring *r, struct ring_op *op)
 {
 	op->used = false;
 	r->parked--;
+	r->fenced -= op->fenced;
 	r->session->server->parked--;
 }
 
@@ -464,37 +470,79 @@ static void run_current(struct ring *r, uint32_t *units)
 	complete(r, &cqe);
 }
 
-/* Entries that wait: those whose fence or memory has come are finished. */
+/*
+ * Has what this entry waited for come? A word that one has written who is gone counts for nothing,
+ * and the loop may not have said yet that it is.
+ */
+static bool fence_came(const struct ring *r, const struct ring_op *op)
+{
+	return fence_reached(r, &op->sqe) && !(op->fenced && session_hung_up(r->session));
+}
+
+/* One entry that waited for a fence or memory. True: it is done, or got on. */
+static bool run_parked(struct ring *r, struct ring_op *op, uint32_t *units)
+{
+	struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
+	enum ops_verdict verdict;
+
+	r->fenced -= op->fenced;
+	op->fenced = false;
+	do
+		verdict = ops_run(r, op, &cqe, units);
+	while (verdict == OPS_MORE && *units);
+	if (verdict == OPS_DONE) {
+		unpark(r, op);
+		complete(r, &cqe);
+	}
+	return verdict != OPS_PARK;
+}
+
+static void give_up_fence(struct ring *r, struct ring_op *op)
+{
+	const struct kvb_cqe cqe = {
+		.user_data = op->sqe.user_data,
+		.res = -ETIME,
+		.done = op->done,
+	};
+
+	unpark(r, op);
+	complete(r, &cqe);
+}
+
+/* Entries that wait: those whose fence or memory has come are finished, and whose time is over. */
 static bool retry_parked(struct ring *r, uint32_t *units)
 {
 	bool did = false;
 
 	for (unsigned i = 0, left = r->parked; left && *units && i < KVB_FENCES; i++) {
 		struct ring_op *op = &r->parked_op[i];
-		struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
-		enum ops_verdict verdict;
 
 		if (!op->used)
 			continue;
 		left--;
-		if (!fence_reached(r, &op->sqe)) {
-			if (r->session->server->now_ns < op->until_ns)
-				continue;
-			cqe.res = -ETIME;
-			cqe.done = op->done;
-			unpark(r, op);
-			complete(r, &cqe);
+		if (fence_came(r, op)) {
+			did |= run_parked(r, op, units);
+		} else if (r->session->server->now_ns >= op->until_ns) {
+			give_up_fence(r, op);
 			did = true;
-			continue;
 		}
-		do
-			verdict = ops_run(r, op, &cqe, units);
-		while (verdict == OPS_MORE && *units);
-		did |= verdict != OPS_PARK;
-		if (verdict != OPS_DONE)
+	}
+	return did;
+}
+
+/* Only those whose fence has come: one load for each that waits. */
+static bool retry_fenced(struct ring *r, uint32_t *units)
+{
+	bool did = false;
+
+	for (unsigned i = 0, left = r->fenced; left && *units && i < KVB_FENCES; i++) {
+		struct ring_op *op = &r->parked_op[i];
+
+		if (!op->used || !op->fenced)
 			continue;
-		unpark(r, op);
-		complete(r, &cqe);
+		left--;
+		if (fence_came(r, op))
+			did |= run_parked(r, op, units);
 	}
 	return did;
 }
@@ -553,6 +601,8 @@ static bool serve(struct ring *r, uint32_t units)
 		unlink_hot(r);
 		return false;
 	}
+	if (r->fenced)
+		did = retry_fenced(r, &units);
 	while (units && !r->broken && (r->current_used || take(r))) {
 		run_current(r, &units);
 		did = true;
@@ -562,7 +612,8 @@ static bool serve(struct ring *r, uint32_t units)
 		r->work_ns = s->now_ns;
 		if ((r->entries & 255) == 0)
 			show_counters(r);
-	} else if (s->now_ns - r->work_ns > s->cfg.spin_ns) {
+	} else if (s->now_ns - r->work_ns > s->cfg.spin_ns &&
+		   (!r->fenced || s->now_ns - r->fence_ns > RING_FENCE_NS)) {
 		cool(r);
 	}
 	return did;

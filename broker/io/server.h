@@ -227,6 +227,7 @@ void session_condemn(struct session *ss, const char *why);
 /* As above, and tells an attached client errno `error` in its ctl. For a client's faults. */
 void session_break(struct session *ss, int error, const char *why);
 void session_turn(struct server *s); /* ends condemned sessions, attach deadlines */
+bool session_hung_up(const struct session *ss); /* the kernel says so, now */
 /* One datagram to the peer; never blocks. 0, or -errno (a peer that does not read is condemned). */
 int session_send(struct session *ss, const void *msg, size_t bytes, const int *fds, unsigned nfds);
 int session_send_error(struct session *ss, int error, const char *fmt, ...)
