@@ -23,7 +23,8 @@ PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
 from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
 
-ENV = {"FAKECUDA": "gpus=2,mem=8G", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
+# GPUs of its own: they are lost, and filled.
+ENV = {"FAKECUDA": "gpus=2,mem=8G,node=owner%d" % os.getpid(), "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
 NVML = {"LD_LIBRARY_PATH": ENV["LD_LIBRARY_PATH"] + ":" + os.path.dirname(PROGRAMS["libnvidia-ml"])}
 DEADLINE_MS = 1500
 HANDLES = 2  # of a slab of the client's
