@@ -15,7 +15,8 @@ KVBROKER_SOCKET says where the broker is.
     settings.py   what both know from vLLM's configuration
     identity.py   the namespace: all that the cached bytes depend on
     tensors.py    KV tensors as rows of bytes, a block each
-    stats.py      figures, by vLLM's own way
+    figures.py    counters of both
+    stats.py      those counters, as vLLM logs and exports them
     compat.py     where releases of vLLM differ
 
 Nothing here needs torch but connector.py, tensors.py and stats.py, which only an engine imports.

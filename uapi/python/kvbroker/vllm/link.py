@@ -2,30 +2,32 @@
 """A connection to the broker that may end, and be there again.
 
 An engine does not depend on its cache. So a connection that cannot be made, or is lost, is no error
-here: session() is None then, and the caller goes on without. It is tried again later, at growing
-intervals, by whoever asks next; a broker that is gone refuses at once, and one that hangs costs
-timeout_s a try.
+here: `session` is None then, and the caller goes on without. A thread of the link's own connects
+again, at growing intervals, and serves the connection while the engine is idle: it takes grants,
+gives up slabs that are called back, and sees the broker go. The engine's loop never waits for any of
+that.
 
 A Session is one connection's life. What was leased, allocated or sealed in one means nothing in the
 next, so whoever keeps pages keeps the session that they are of. A lost session is not closed: views
 of its memory may be in use, and it ends with the last of them.
 
-THREADS. The connection is for one thread at a time; `lock` is for the few microseconds of a call.
+THREADS. `lock` is held for ring calls, a few microseconds, and to read `session`; never for copies.
+Whoever copies says so (begin_copy(), end_copy()): slabs are given up only when nobody does.
 """
 
 import logging
 import threading
-import time
 from typing import Dict, Optional
 
 import kvbroker
+from kvbroker import BrokerGoneError, TimedOutError
 
 from .settings import Settings
 
 log = logging.getLogger("vllm.kvbroker")
 
-RETRY_MIN_S = 0.5
-RETRY_MAX_S = 15.0
+SERVE_S = 0.2       # how often an idle connection is served
+RETRY_MAX_S = 10.0  # between attempts to connect, at most
 
 
 class Session:
@@ -47,29 +49,59 @@ class Session:
 class Link:
     def __init__(self, settings: Settings, half: str, rank: int, timeout_s: float) -> None:
         self.lock = threading.Lock()
+        self.session: Optional[Session] = None
         self._settings = settings
         self._half = half
         self._rank = rank
         self._timeout_s = timeout_s
-        self._session: Optional[Session] = None
-        self._retry_at = 0.0
-        self._retry_s = RETRY_MIN_S
+        self._copies = 0
         self._told = ""
+        self._wake = threading.Event()
+        self._closed = False
+        self._connect()
+        self._thread = threading.Thread(target=self._serve, name="kvbroker-link", daemon=True)
+        self._thread.start()
 
-    def session(self) -> Optional[Session]:
-        """The connection there is, or can be had now. With the lock held."""
-        if self._session is None and time.monotonic() >= self._retry_at:
-            self._connect()
-        return self._session
+    # ---- for callers that hold the lock --------------------------------------------------------
 
-    def lost(self, session: Session, error: BaseException) -> None:
-        """A call of this session has failed in a way that ends it. With the lock held."""
-        if self._session is not session:
-            return
-        self._session = None
-        self._retry_at = time.monotonic() + RETRY_MIN_S
-        self._retry_s = RETRY_MIN_S
-        log.warning("kvbroker %s: the broker is gone (%s); going on without it", self._half, error)
+    def broken(self, session: Session, error: BaseException) -> None:
+        """A call of this session has failed; some failures end it."""
+        if not isinstance(error, (BrokerGoneError, TimedOutError)):
+            log.warning("kvbroker %s: %s", self._half, error)
+        elif self.session is session:
+            self.session = None
+            self._wake.set()
+            log.warning("kvbroker %s: the broker is gone; going on without it (%s)", self._half, error)
+
+    def begin_copy(self) -> None:
+        self._copies += 1
+
+    def end_copy(self) -> None:
+        self._copies -= 1
+
+    # ---- the link's thread ---------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        retry_s = SERVE_S
+        while not self._closed:
+            self._wake.wait(SERVE_S if self.session else retry_s)
+            self._wake.clear()
+            if self._closed:
+                return
+            if self.session is None:
+                self._connect()
+                retry_s = SERVE_S if self.session else min(2 * retry_s, RETRY_MAX_S)
+                continue
+            with self.lock:
+                session = self.session
+                if session is None:
+                    continue
+                try:
+                    session.connection.poll()
+                    if self._copies == 0 and session.connection.revocations():
+                        session.connection.quiet_point()
+                except (OSError, ValueError) as error:
+                    self.broken(session, error)
 
     def _connect(self) -> None:
         s = self._settings
@@ -77,30 +109,28 @@ class Link:
         try:
             connection = kvbroker.Connection(s.socket, s.tenant, "vllm-" + self._half,
                                              timeout_s=self._timeout_s)
-            space = connection.space(s.stride_bytes, device=s.device, tag=s.tag,
-                                     group=s.tag if s.ranks > 1 else 0,
-                                     ranks=s.ranks if s.ranks > 1 else 0,
-                                     rank=self._rank if s.ranks > 1 else 0)
-            self._session = Session(connection, space)
+            space = connection.space(s.stride_bytes, device=s.device, tag=s.tag, group=s.tag,
+                                     ranks=s.ranks if s.tag else 0, rank=self._rank)
         except (OSError, ValueError) as error:
             if connection is not None:
                 connection.close()
-            self._retry_at = time.monotonic() + self._retry_s
-            self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
             if str(error) != self._told:
                 log.warning("kvbroker %s: no cache for now: %s", self._half, error)
                 self._told = str(error)
             return
         self._told = ""
-        self._retry_s = RETRY_MIN_S
-        log.info("kvbroker %s: connected as client %d, pages of %d bytes in %s", self._half,
+        with self.lock:
+            self.session = Session(connection, space)
+        log.info("kvbroker %s: connected as client %d, pages of %d bytes on %s", self._half,
                  connection.client, s.stride_bytes, s.device)
 
     def close(self) -> None:
         """Ends the connection, when nothing looks at its memory any more."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(self._timeout_s)
         with self.lock:
-            session, self._session = self._session, None
-            self._retry_at = float("inf")
+            session, self.session = self.session, None
             if session is not None:
                 try:
                     session.connection.close()

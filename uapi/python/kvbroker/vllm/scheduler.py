@@ -30,12 +30,12 @@ import os
 from hashlib import blake2b
 from typing import Any, Dict, List, Optional, Tuple
 
-from kvbroker import BrokerGoneError, KvbError, TimedOutError, chain_hashes
+from kvbroker import KvbError, chain_hashes
 
 from . import identity
 from .link import Link, Session
 from .settings import Settings
-from .stats import Figures
+from .figures import Figures
 from .wire import Load, Report, Step, Store
 
 log = logging.getLogger("vllm.kvbroker")
@@ -45,18 +45,20 @@ CALL_TIMEOUT_S = 1.0  # longer than any honest answer, short for a broker that h
 
 
 class _Request:
-    __slots__ = ("request", "usable", "keys", "hashed", "extra", "epoch", "run", "below", "leases",
-                 "session", "local", "given")
+    __slots__ = ("request", "usable", "loadable", "keys", "hashed", "extra", "epoch", "run", "below",
+                 "beside", "leases", "session", "local", "given")
 
     def __init__(self, request: Any) -> None:
         self.request = request
         self.usable = True
+        self.loadable = True # until a load of it has failed: then it is computed
         self.keys = b""
         self.hashed = 0      # blocks that have keys
         self.extra = b""
         self.epoch: Optional[int] = None
         self.run = -1        # blocks at the start that the broker has; -1: not looked up
         self.below = False   # some of them in a lower tier
+        self.beside = False  # whether its load goes on beside other steps
         self.leases: Any = None
         self.session: Optional[Session] = None
         self.local = 0       # blocks at the start that the engine itself has
@@ -77,11 +79,9 @@ class SchedulerHalf:
         self._leases: Dict[int, Tuple[Session, Any]] = {}
         self._storing: Dict[int, List[Any]] = {}
         self._reports: Dict[int, int] = {}
-        self._failures = 0
+        self._failed: List[int] = []
         self._private = False
         self._pool: Any = None
-        with self._link.lock:
-            self._link.session()
 
     # ---- requests ------------------------------------------------------------------------------
 
@@ -131,16 +131,14 @@ class SchedulerHalf:
         return self._adapters[key]
 
     def _hash(self, s: _Request, blocks: int) -> None:
+        size = self.settings.block_tokens
         if blocks <= s.hashed:
             return
-        size = self.settings.block_tokens
+        tokens = s.request.all_token_ids[s.hashed * size:blocks * size]
         if s.hashed:
-            s.keys += chain_hashes(s.request.all_token_ids[s.hashed * size:blocks * size], size,
-                                   parent=s.keys[-HASH_BYTES:])
+            s.keys += chain_hashes(tokens, size, parent=s.keys[-HASH_BYTES:])
         else:
-            s.keys = chain_hashes(s.request.prompt_token_ids if blocks * size <= len(s.request.prompt_token_ids)
-                                  else s.request.all_token_ids[:blocks * size], size, extra=s.extra)
-            s.keys = s.keys[:blocks * HASH_BYTES]
+            s.keys = chain_hashes(tokens, size, extra=s.extra)
         s.hashed = blocks
 
     # ---- lookups -------------------------------------------------------------------------------
@@ -150,58 +148,49 @@ class SchedulerHalf:
         s = self._state(request)
         size = self.settings.block_tokens
         s.local = computed // size
-        if not s.usable:
+        if not s.usable or not s.loadable:
             return 0, False
         if s.run < 0:
             self._look_up(s)
         if s.run <= s.local:
             return 0, False
-        tokens = min(s.run * size, request.num_tokens - 1) - computed
-        return tokens, s.below or self._pays_beside(s)
-
-    def _pays_beside(self, s: _Request) -> bool:
-        """A load that others would wait for goes on beside them; one that nobody waits for does not."""
-        bytes_ = (s.run - s.local) * self.settings.block_bytes
-        return bytes_ >= self.settings.async_bytes and len(self._requests) > 1
+        # A load that others would wait for goes on beside them; one that nobody waits for does not.
+        size_bytes = (s.run - s.local) * self.settings.block_bytes
+        s.beside = s.below or (size_bytes >= self.settings.async_bytes and len(self._requests) > 1)
+        return min(s.run * size, request.num_tokens - 1) - computed, s.beside
 
     def _look_up(self, s: _Request) -> None:
         blocks = s.request.num_tokens // self.settings.block_tokens
         self._hash(s, blocks)
         with self._link.lock:
-            session = self._link.session()
+            session = self._link.session
             if session is None:
                 return
             try:
                 ns = session.namespace(self._digest)
-                run, device = session.space.lookup_tiers(ns, s.keys[:blocks * HASH_BYTES])
+                run, device = (session.space.lookup_tiers(ns, s.keys[:blocks * HASH_BYTES])
+                               if blocks else (b"", 0))
             except (OSError, ValueError) as error:
-                self._failed(session, error)
+                self._link.broken(session, error)
                 return
         s.session = session
         s.run = len(run)
         s.below = device < len(run)
         s.leases = run[:device]
         s.epoch = ns.latest
-        self.figures.looked_up(blocks, s.run)
-
-    def _failed(self, session: Session, error: BaseException) -> None:
-        """With the lock held."""
-        if isinstance(error, (BrokerGoneError, TimedOutError)):
-            self._link.lost(session, error)
-        else:
-            log.warning("kvbroker: %s", error)
+        self.figures.add(lookups=1, asked_blocks=blocks, found_blocks=s.run)
 
     def _give_back(self, session: Optional[Session], leases: Any) -> None:
         """Leases, the head of the chain last: it is kept longest."""
         if session is None or leases is None or not len(leases):
             return
         with self._link.lock:
-            if self._link.session() is not session:
+            if self._link.session is not session:
                 return
             try:
                 session.space.release(leases[::-1])
             except KvbError as error:
-                self._failed(session, error)
+                self._link.broken(session, error)
 
     # ---- loads ---------------------------------------------------------------------------------
 
@@ -210,18 +199,17 @@ class SchedulerHalf:
         if s is None or s.run < 0:
             return
         size = self.settings.block_tokens
-        session, leases = s.session, s.leases
-        s.leases = None
+        session, leases, run = s.session, s.leases, s.run
+        s.leases, s.run = None, -1
         if tokens == 0:
             self._give_back(session, leases)
-            if leases is not None:
-                s.given = max(s.given, s.run)
+            s.given = max(s.given, run)
             return
         end = s.local + (tokens + size - 1) // size
         self._serial += 1
         load = Load(self._serial, request.request_id, self._digest,
                     s.keys[s.local * HASH_BYTES:end * HASH_BYTES], list(blocks[s.local:end]),
-                    wait=not (s.below or self._pays_beside(s)))
+                    wait=not s.beside)
         self._loads.append(load)
         self._leases[load.serial] = (session, leases)
         self._reports[load.serial] = 0
@@ -256,8 +244,8 @@ class SchedulerHalf:
             upto = min(r.num_computed_tokens + tokens, r.num_tokens) // size
             if upto > s.given:
                 self._store(s, block_ids(name), upto)
-        step = Step(self._loads, self._stores, self._failures, idle=not scheduled)
-        self._loads, self._stores = [], []
+        step = Step(self._loads, self._stores, self._failed, idle=not scheduled)
+        self._loads, self._stores, self._failed = [], [], []
         return step
 
     def finished(self, request: Any, blocks: List[int]) -> None:
@@ -281,10 +269,14 @@ class SchedulerHalf:
             held = self._storing.pop(serial, None)
             if held:
                 self._pool.free_blocks(reversed(held))
-        if report.failures:
-            self._failures += report.failures
-            for s in self._requests.values():
-                s.given = min(s.given, s.request.num_computed_tokens // self.settings.block_tokens)
+        if not report.failed:
+            return
+        self._failed += report.failed
+        for s in self._requests.values():
+            s.given = min(s.given, s.request.num_computed_tokens // self.settings.block_tokens)
+        for name in report.failed.values():
+            if name in self._requests:
+                self._requests[name].loadable = False
 
     def _over(self, reports: Dict[int, int]) -> List[int]:
         """Serials that all workers have reported."""
@@ -298,6 +290,9 @@ class SchedulerHalf:
                 over.append(serial)
         return over
 
+    def take_figures(self) -> Any:
+        return self.figures.take()
+
     def pending(self) -> bool:
         return bool(self._reports)
 
@@ -309,22 +304,23 @@ class SchedulerHalf:
             s.leases, s.session, s.run, s.given, s.epoch = None, None, -1, 0, None
             if s.request.num_computed_tokens:
                 s.usable = False
-        if not self._private:
-            self._private = True
+        if not self._private or not self._bump():
             self._digest = blake2b(self._digest + os.urandom(16), digest_size=32).digest()
-            log.info("kvbroker: caches were reset; what this engine computes from now on is its own")
-            return True
+            self._private = True
+        log.info("kvbroker: caches were reset; what this engine computes from now on is its own")
+        return True
+
+    def _bump(self) -> bool:
         with self._link.lock:
-            session = self._link.session()
+            session = self._link.session
             if session is None:
-                self._digest = blake2b(self._digest + os.urandom(16), digest_size=32).digest()
-                return True
+                return False
             try:
                 session.namespace(self._digest).bump()
+                return True
             except (OSError, ValueError) as error:
-                self._failed(session, error)
+                self._link.broken(session, error)
                 return False
-        return True
 
     def close(self) -> None:
         self._link.close()

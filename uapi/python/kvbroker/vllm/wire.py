@@ -41,8 +41,8 @@ class Step:
 
     loads: List[Load] = field(default_factory=list)
     stores: List[Store] = field(default_factory=list)
-    failures_seen: int = 0  # failed loads that the scheduler has dealt with
-    idle: bool = False      # no model runs in this step
+    seen: List[int] = field(default_factory=list)  # failed loads that the scheduler has dealt with
+    idle: bool = False  # no model runs in this step
 
 
 @dataclass
@@ -51,14 +51,14 @@ class Report:
 
     loaded: Dict[int, int] = field(default_factory=dict)  # serial: workers that are done with it
     stored: Dict[int, int] = field(default_factory=dict)
-    failures: int = 0  # failed loads, new ones
+    failed: Dict[int, str] = field(default_factory=dict)  # loads that did not all come: whose
 
     def __bool__(self) -> bool:
-        return bool(self.loaded or self.stored or self.failures)
+        return bool(self.loaded or self.stored or self.failed)
 
     def add(self, other: "Report") -> "Report":
         for mine, theirs in ((self.loaded, other.loaded), (self.stored, other.stored)):
             for serial, workers in theirs.items():
                 mine[serial] = mine.get(serial, 0) + workers
-        self.failures += other.failures
+        self.failed.update(other.failed)
         return self
