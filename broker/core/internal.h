@@ -250,6 +250,8 @@ static inline bool core_tier_usable(const struct core *c, const struct core_spac
  * -ENOSPC: there is no room below and none can be made.
  */
 int core_tier_down(struct core *c, struct core_space *s, uint32_t page);
+/* Would another copy below take the place of one that is as good? Then it is not made. */
+bool core_tier_crowded(const struct core *c, const struct core_space *s);
 /* Is the first memory below on its way? Until then there is nothing to write to. */
 bool core_tier_coming(const struct core *c, const struct core_space *s);
 /* The list of what goes next. */

@@ -305,7 +305,8 @@ static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint3
 		core_ripe_remove(c, s, page);
 		if (p->leases || p->flags & CORE_PAGE_BUSY)
 			continue; /* its release, or the end of its transfer, brings it back */
-		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page))
+		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page) &&
+		    !core_tier_crowded(c, s))
 			r = core_tier_down(c, s, page);
 		if (r == 0) {
 			*work -= *work < COPY_WORK ? *work : COPY_WORK;
