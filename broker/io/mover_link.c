@@ -149,11 +149,14 @@ static void link_start_failed(struct mover_link *link, int error)
 static void link_start(struct mover_link *link)
 {
 	struct server *s = link->server;
+	const char *uuid = s->cfg.device[link->device].uuid;
+	char device[PROCESS_DEVICE_BYTES];
 	int error;
 
 	link->started_ns = link->progress_ns = s->now_ns;
 	link->state = LINK_STARTING;
-	error = process_start("mover", link->name, s->cfg.log_level, &link->process);
+	snprintf(device, sizeof(device), "%s%s%s", link->name, uuid[0] ? "@" : "", uuid);
+	error = process_start("mover", device, s->cfg.log_level, &link->process);
 	if (error == 0)
 		error = loop_add(s->loop, &link->death, link->process.pidfd, LOOP_IN, link_is_dead);
 	if (error == 0)

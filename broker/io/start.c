@@ -332,6 +332,7 @@ static int start_open_device(struct server *s, unsigned i)
 	const struct server_device_config *d = &s->cfg.device[i];
 	const struct owner_config owner = {
 		.ordinal = d->ordinal,
+		.uuid = d->uuid,
 		.deadline_ns = s->cfg.owner_deadline_ns,
 		.capacity_bytes = d->capacity_bytes,
 		.keep_bytes = START_GPU_KEEP_BYTES,
@@ -360,6 +361,24 @@ static uint64_t start_warm_bytes(const struct server *s, const struct server_dev
 	return part < START_WARM_BYTES ? part : START_WARM_BYTES;
 }
 
+/* One GPU by two names would be promised twice. */
+static int start_check_twins(const struct server *s, unsigned i, const struct gpu_info *info)
+{
+	for (unsigned k = 0; k < i; k++) {
+		struct gpu_info other;
+
+		if (s->cfg.device[k].kind != KVB_DEVICE_CUDA)
+			continue;
+		s->device[k]->ops->info(s->device[k], &other);
+		if (memcmp(info->uuid, other.uuid, sizeof(info->uuid)) != 0)
+			continue;
+		log_error("device cuda:%u: it is the same GPU as cuda:%u", s->cfg.device[i].ordinal,
+			  s->cfg.device[k].ordinal);
+		return -EEXIST;
+	}
+	return 0;
+}
+
 /* Waits for the owner of a GPU, and looks if the GPU is as large as was asked. */
 static int start_check_gpu(struct server *s, unsigned i)
 {
@@ -373,6 +392,9 @@ static int start_check_gpu(struct server *s, unsigned i)
 		log_error("device cuda:%u: %s", d->ordinal, info.why);
 		return error;
 	}
+	error = start_check_twins(s, i, &info);
+	if (error)
+		return error;
 	reserve = info.total_bytes / START_GPU_RESERVE_PART;
 	if (reserve < START_GPU_RESERVE_BYTES)
 		reserve = START_GPU_RESERVE_BYTES;

@@ -292,7 +292,7 @@ static bool side_has_socket(void)
 	       type == SOCK_SEQPACKET;
 }
 
-int mover_main(uint32_t kind, uint32_t ordinal)
+int mover_main(uint32_t kind, uint32_t ordinal, uint32_t driver_ordinal)
 {
 	static struct mover_side side; /* large, and one a process */
 	char name[16];
@@ -311,7 +311,7 @@ int mover_main(uint32_t kind, uint32_t ordinal)
 	unsetenv("KVB_FAULT_COUNT"); /* that file is the daemon's, which has points of its own */
 	snprintf(name, sizeof(name), "kvb-mover-%u", ordinal);
 	prctl(PR_SET_NAME, name);
-	error = side_open(&side, kind, ordinal);
+	error = side_open(&side, kind, driver_ordinal);
 	if (!side.gpu)
 		return 1;
 	if (!error)

@@ -282,7 +282,7 @@ static bool side_has_socket(void)
 	       type == SOCK_SEQPACKET;
 }
 
-int owner_main(uint32_t ordinal)
+int owner_main(uint32_t ordinal, uint32_t driver_ordinal)
 {
 	static struct owner_side side; /* large, and one a process */
 	char name[16];
@@ -298,7 +298,7 @@ int owner_main(uint32_t ordinal)
 	signal(SIGHUP, SIG_IGN);
 	snprintf(name, sizeof(name), "kvb-owner-%u", ordinal);
 	prctl(PR_SET_NAME, name);
-	error = side_open(&side, ordinal);
+	error = side_open(&side, driver_ordinal);
 	if (error == 0)
 		error = side_serve(&side);
 	for (uint32_t i = 0; i < OWNER_BLOCKS_MAX; i++)

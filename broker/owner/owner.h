@@ -32,6 +32,7 @@
 
 struct owner_config {
 	uint32_t ordinal;
+	const char *uuid;     /* outlives the owner; "": the ordinal is the driver's */
 	uint64_t deadline_ns; /* for one request */
 	uint64_t capacity_bytes;
 	uint64_t keep_bytes;  /* of the GPU, that a create leaves unused as far as that is known */
@@ -46,5 +47,6 @@ int owner_open(const struct owner_config *cfg, struct gpu_device **ret);
  */
 int owner_wait(struct gpu_device *dev);
 
-/* The owner process: serves GPU `ordinal` on WIRE_FD until the daemon is gone. Exit status. */
-int owner_main(uint32_t ordinal);
+/* The owner process: serves GPU `ordinal`, to the driver driver_ordinal, on WIRE_FD until the
+ * daemon is gone. Exit status. */
+int owner_main(uint32_t ordinal, uint32_t driver_ordinal);

@@ -22,14 +22,16 @@ struct process {
 	int status; /* exit status of the one before; -1: a signal ended it */
 };
 
+#define PROCESS_DEVICE_BYTES 112 /* cuda:N@UUID */
+
 #define PROCESS_NONE                                                                               \
 	{                                                                                          \
 		.pidfd = -1, .fd = -1                                                              \
 	}
 
 /*
- * Starts `kvbrokerd --ROLE=DEVICE`, as owner and cuda:0. 0, -errno. Any thread; the process ends
- * with the thread that started it.
+ * Starts `kvbrokerd --ROLE=DEVICE`, as owner and cuda:0, or cuda:0@UUID. 0, -errno. Any thread; the
+ * process ends with the thread that started it.
  */
 int process_start(const char *role, const char *device, enum log_level level, struct process *ret);
 bool process_dead(const struct process *p); /* it has ended, or there is none */

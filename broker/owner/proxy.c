@@ -116,7 +116,7 @@ static int owner_start(struct owner *o)
 {
 	struct process process = PROCESS_NONE;
 	uint64_t now_ns = owner_clock_ns();
-	char device[24];
+	char device[PROCESS_DEVICE_BYTES];
 	int error;
 
 	if (o->process.pid) {
@@ -133,7 +133,8 @@ static int owner_start(struct owner *o)
 	o->started_ns = owner_clock_ns();
 	o->greeted = false;
 	o->number++;
-	snprintf(device, sizeof(device), "cuda:%u", o->cfg.ordinal);
+	snprintf(device, sizeof(device), "cuda:%u%s%s", o->cfg.ordinal, o->cfg.uuid[0] ? "@" : "",
+		 o->cfg.uuid);
 	error = process_start("owner", device, o->cfg.level, &process);
 	if (error) {
 		char what[96];

@@ -76,6 +76,7 @@ struct fake_settings {
 	uint32_t gpus;
 	uint64_t mem_bytes;
 	int numa[FAKE_GPUS_MAX];
+	uint32_t real[FAKE_GPUS_MAX]; /* ordinals of the pretend machine, of those that are seen */
 	int version;
 	int mode; /* compute mode */
 	char node[32];

@@ -295,6 +295,8 @@ static void settings_default(struct fake_settings *ret)
 		.node = "node",
 		.dir = "/dev/shm",
 	};
+	for (uint32_t i = 0; i < FAKE_GPUS_MAX; i++)
+		ret->real[i] = i;
 	for (uint32_t i = 0; i < sizeof(settings_latencies) / sizeof(settings_latencies[0]); i++)
 		ret->latency_ns[settings_latencies[i].call] = settings_latencies[i].us * 1000ull;
 }

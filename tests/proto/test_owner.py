@@ -131,7 +131,8 @@ def with_broker(run, *devices, **how):
             if e.proc.returncode is None:  # the case did not end it itself
                 e.end()
         engines.clear()
-        broker.check_empty()
+        # movers have fds of their own, when they are there
+        broker.check_empty(fds=broker.fds + 16 if "--host-tier" in how.get("more", ()) else None)
         owners = [d["owner_pid"] for d in broker.json("gpu", "list")["devices"] if d["owner_pid"]]
         broker.stop()
         wait_gone(*owners)
@@ -425,6 +426,56 @@ def what_cannot_be_is_refused():
     assert "device cuda:5: " in said, said
 
 
+# ---- GPUs by their UUID ------------------------------------------------------------------------
+
+def uuid(n):
+    """Of GPU n of the stand-in's machine, as nvidia-smi -L spells it."""
+    node = re.search("node=([^,]*)", ENV["FAKECUDA"]).group(1)
+    number = 2166136261
+    for byte in node.encode():
+        number = (number ^ byte) * 16777619 % (1 << 32)
+    text = (b"fakecuda" + number.to_bytes(4, "little") + n.to_bytes(4, "little")).hex()
+    return "GPU-%s-%s-%s-%s-%s" % (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
+
+
+def gpus_by_their_uuid():
+    """Named the other way round than the driver numbers them: engines find what the broker means."""
+    def run(broker, engine):
+        wait_until(lambda: broker.text().count("its tier is ready") == 2, broker.text)
+        devices = broker.json("gpu", "list")["devices"]
+        assert [(d["name"], d["numa"]) for d in devices] == [("cuda:0", 1), ("cuda:7", 0)], devices
+        pids = [d["owner_pid"] for d in devices]
+        for d in devices:
+            for pid in (d["owner_pid"], d["mover_pid"]):
+                with open("/proc/%d/environ" % pid, "rb") as f:
+                    assert b"CUDA_VISIBLE" not in f.read()
+        engines = [engine("cuda:0"), engine("cuda:7")]
+        for e in engines:
+            e.do("grow 2", "grown 2")
+            e.do("check", "ok")
+        os.kill(pids[1], signal.SIGKILL)  # its successor is of the same GPU
+        wait_gone(pids[1])
+        for e in engines:
+            e.do("grow 1", "grown 1")
+            e.do("check", "ok")
+            e.do("give", "ok")
+        assert [d["numa"] for d in broker.json("gpu", "list")["devices"]] == [1, 0]
+    return with_broker(run, "cuda:0@%s=64M" % uuid(1), "cuda:7@%s=64M" % uuid(0), fail=",numa=0:1",
+                       more=("--host-tier", "64M"))
+
+
+def uuids_that_are_none():
+    said = refused("cuda:0@%s=64M" % uuid(5))
+    assert "device cuda:0: " in said and "cuInit" in said, said
+    said = refused("cuda:0=64M", "cuda:1@%s=64M" % uuid(0))
+    assert "device cuda:1: it is the same GPU as cuda:0" in said, said
+    for device in ("cuda:0@=64M", "cuda:0@0=64M", "cuda:0@GPU-$x=64M", "cuda:0@GPU-%s=64M" % ("0" * 80),
+                   "cuda:@%s=64M" % uuid(0), "host:0@%s=64M" % uuid(0)):
+        p = subprocess.run([PROGRAMS["kvbrokerd"], "--device", device], capture_output=True, text=True,
+                           timeout=WAIT_S, check=False)
+        assert p.returncode == 2 and "--device" in p.stderr, (device, p.returncode, p.stderr)
+
+
 # ---- what happens to a GPU ---------------------------------------------------------------------
 
 def fault_088_memory_taken_by_others():
@@ -568,6 +619,8 @@ def main():
         ("compute_mode_prohibited", compute_mode_is_found(2, "lets no process use it")),
         ("fault_083_device_lost", fault_083_device_lost),
         ("fault_083_device_lost_under_a_mover", fault_083_device_lost_under_a_mover),
+        ("gpus_by_their_uuid", gpus_by_their_uuid),
+        ("uuids_that_are_none", uuids_that_are_none),
         ("fault_086_no_driver", fault_086_no_driver),
         ("what_cannot_be_is_refused", what_cannot_be_is_refused),
     ]
