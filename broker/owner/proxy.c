@@ -239,7 +239,8 @@ static int owner_send(struct owner *o, const struct wire_request *request)
 static void owner_warn(struct owner *o, char *ret, size_t bytes)
 {
 	const struct gpu_info *info = &o->info;
-	uint64_t owed = o->cfg.capacity_bytes - o->held_bytes;
+	uint64_t owed =
+		o->cfg.capacity_bytes > o->held_bytes ? o->cfg.capacity_bytes - o->held_bytes : 0;
 	uint64_t there =
 		info->unused_bytes > o->cfg.keep_bytes ? info->unused_bytes - o->cfg.keep_bytes : 0;
 

@@ -90,13 +90,30 @@ START_TEST(what_does_not_tell_says_why)
 }
 END_TEST
 
-int main(void)
+START_TEST(fault_086_an_old_library_is_refused_by_name)
 {
+	struct nvml *nvml = NULL;
+	char why[96] = "";
+
+	ck_assert_int_eq(nvml_open(&uuid, &nvml, why, sizeof(why)), -ENOSYS);
+	ck_assert_str_eq(
+		why, "libnvidia-ml.so.1 has no nvmlDeviceGetMemoryInfo_v2: the driver is too old");
+	ck_assert_ptr_null(nvml);
+}
+END_TEST
+
+/* With an argument: over the library of an old driver. */
+int main(int argc, char **argv)
+{
+	static const struct suite_case old[] = {
+		{ &fault_086_an_old_library_is_refused_by_name },
+		{ NULL },
+	};
 	static const struct suite_case cases[] = {
 		{ &what_is_used_is_told_anew_each_time },
 		{ &what_does_not_tell_says_why },
 		{ NULL },
 	};
 
-	return suite_run("nvml", cases);
+	return suite_run("nvml", argc > 1 ? old : cases);
 }
