@@ -242,13 +242,13 @@ def mover_killed(broker, engine, *how):
 
 def broker_killed(restart, engine, *how):
     """At any moment of a request, which is answered as if nothing was; then there is a new one."""
-    prompts = [text(seed, 700) for seed in range(3)]
+    prompts = [text(seed, 500) for seed in range(3)]
     a, b = engine(*how), engine(*how)
     lost = 0
     for p in prompts:
         right(a.ask(p), p), right(b.ask(p), p)
     for tries, wait_s in enumerate((0.0, 0.01, 0.03, 0.06)):
-        p = text(100 + tries, 700)  # not known: it takes its time
+        p = text(100 + tries, 500)  # not known: it takes its time
         a.say(p), b.say(prompts[tries % 3])
         time.sleep(wait_s)
         again = restart()
@@ -266,7 +266,7 @@ def broker_killed(restart, engine, *how):
 def engine_killed(_, engine):
     """In the midst of filling pages: what it published is whole, and what it did not is not there."""
     for tries, wait_s in enumerate((0.0, 0.01, 0.03, 0.06)):
-        p = text(tries, 700)
+        p = text(tries, 500)
         a, b = engine(), engine()
         right(a.ask(p[:400]), p[:400])
         a.say(p)
@@ -376,10 +376,10 @@ def ranks(_, engine, *how):
 
 
 def memory_for_a_part(_, engine):
-    """A device smaller than one prompt: what has no page is computed, and not shared."""
-    p = text(1, 2200)
+    """Room for less than one prompt: what has no page is computed, and not shared."""
+    p = text(1, 1200)
     for _ in range(2):
-        e = engine("--packed")
+        e = engine("--packed", "--blocks", "64")
         for _ in range(2):
             said = right(e.ask(p), p)
     assert 0 < said["reused"] < most(p), said
@@ -427,7 +427,7 @@ CASES = [
     ("operator_drops_it", with_broker(operator_drops_it)),
     ("ranks", with_broker(ranks, devices=("host:0=64M",))),
     ("ranks_gpu", with_broker(ranks, *GPU, devices=("cuda:0=32M", "cuda:1=32M"))),
-    ("memory_for_a_part", with_broker(memory_for_a_part, devices=("host:0=4M",))),
+    ("memory_for_a_part", with_broker(memory_for_a_part, devices=("host:0=2M",))),
     ("command_line", command_line),
 ]
 
