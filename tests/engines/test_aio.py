@@ -6,6 +6,7 @@ usage: test_aio.py kvbrokerd=PATH broker-ctl=PATH
 """
 
 import asyncio
+import random
 import select
 import signal
 import sys
@@ -97,10 +98,40 @@ async def cancel(daemon):
             finally:
                 daemon.proc.send_signal(signal.SIGCONT)
             end = time.monotonic() + 10
-            while conn._orphans:  # until the completion has come and been given back
+            while conn._waiting:  # until the completion has come and been given back
                 assert time.monotonic() < end, "nothing came for what was cancelled"
                 await asyncio.sleep(0.005)
         space.close()  # nothing is held there
+
+
+@case("a batch of many entries that is cancelled half way leaves nothing held")
+@in_loop
+async def cancel_pieces(daemon):
+    chance = random.Random(7)
+    async with kvbroker.aio.connect(daemon.sock, sq_entries=8, cq_entries=8, operand_bytes=8192) as conn:
+        space, ns = conn.sync.space(PAGE_BYTES), namespace(conn.sync)
+        await conn.grow(space, 4000)
+        publish(space, ns, chain(2000))
+        cut = 0
+        for i in range(60):
+            op = conn.load(space, ns, chain(2000)) if i % 2 else conn.alloc(space, 1000)
+            task = asyncio.ensure_future(op)
+            for _ in range(chance.randrange(12)):
+                await asyncio.sleep(0)
+            await asyncio.sleep(chance.random() * 0.002)
+            task.cancel()
+            result = (await asyncio.gather(task, return_exceptions=True))[0]
+            if isinstance(result, asyncio.CancelledError):
+                cut += 1
+            elif i % 2:
+                space.release(result)
+            else:
+                space.free(result)
+        assert cut, "nothing was cancelled"
+        while conn._waiting:
+            await asyncio.sleep(0.005)
+        space.close()  # EBUSY if anything is held
+    return "%d of 60 cut" % cut
 
 
 @case("a fence holds a seal back")

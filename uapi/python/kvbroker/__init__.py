@@ -17,7 +17,8 @@
 
 Batches cross into C as buffers and out of it as memoryviews: numpy.asarray() and torch.frombuffer()
 take them without a copy, and neither is needed. A connection is for one thread at a time; a second
-one is refused. kvbroker.aio awaits completions in an event loop; kvbroker.cache has caches that are
+one is refused. A call that waits is not interrupted by a signal: Python sees it when the call is over,
+so give grow() a time that you can wait. kvbroker.aio awaits completions in an event loop; kvbroker.cache has caches that are
 simpler to use; kvbroker.errors says what can be raised.
 """
 

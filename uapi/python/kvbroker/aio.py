@@ -8,15 +8,17 @@
 A Connection here wraps one of kvbroker (`sync`), of which it takes the completions; the calls of
 that one that return at once, or nearly, are made on it directly. Everything runs in the thread of
 the loop. An operation whose task is cancelled is not undone in the broker: what it brings is given
-back when it comes.
+back when it comes. Of entries that were sent with submit() of that one, take the completions there,
+and have no Connection here.
 """
 
 import asyncio
 import errno
+from array import array
 from typing import Any, Dict, Optional, Tuple
 
 from . import _core
-from .errors import BusyError, KvbError, make_error
+from .errors import BrokerGoneError, BusyError, ClosedError, make_error
 
 _GRANT_WAITS = 100
 _GRANT_WAIT_S = 0.002
@@ -30,8 +32,8 @@ class Connection:
     def __init__(self, sync: _core.Connection):
         self.sync = sync
         self._loop = asyncio.get_running_loop()
-        self._waiting: Dict[int, "asyncio.Future[Completion]"] = {}
-        self._orphans: Dict[int, Tuple[_core.Space, int]] = {}
+        # By token. A future that was cancelled stays until what it waited for has come.
+        self._waiting: Dict[int, Tuple["asyncio.Future[Completion]", _core.Space, int]] = {}
         self._room: "asyncio.Event" = asyncio.Event()
         self._fd = sync.fileno()
         self._loop.add_reader(self._fd, self._ready)
@@ -48,9 +50,10 @@ class Connection:
         self.sync.close()
 
     def detach(self) -> None:
-        """Leaves the loop and the connection as it is; what waits is cancelled."""
+        """Leaves the loop, and the connection open. What waits is cancelled, and what it brings later
+        is held until the connection ends."""
         self._forget_loop()
-        for future in self._waiting.values():
+        for future, _, _ in self._waiting.values():
             if not self._loop.is_closed():
                 future.cancel()
         self._waiting.clear()
@@ -69,34 +72,22 @@ class Connection:
             return  # another thread is in a call; the descriptor stays readable
         except OSError as error:
             self._forget_loop()
-            for future in self._waiting.values():
+            for future, _, _ in self._waiting.values():
                 if not future.done():
                     future.set_exception(error)
             self._waiting.clear()
             self._room.set()
             return
         for completion in completions:
-            future = self._waiting.pop(completion[0], None)
-            if future is not None and not future.done():
+            if completion[0] not in self._waiting:
+                continue  # of another loop, or of the connection's own submit()
+            future, space, op = self._waiting.pop(completion[0])
+            if not future.done():
                 future.set_result(completion)
-            else:
-                self._give_back(completion)
+            elif completion[5]:
+                _give_back(space, op, completion[5])
         if completions:
             self._room.set()
-
-    def _give_back(self, completion: Completion) -> None:
-        """What an operation brought for which nobody waits any more."""
-        space, op = self._orphans.pop(completion[0], (None, 0))
-        pages = completion[5]
-        if space is None or not pages:
-            return
-        if op == _core.OP_ALLOC:
-            space.free(pages)
-        elif op in (_core.OP_LOAD, _core.OP_LOOKUP, _core.OP_SEAL):
-            leased = bytes(pages) if op == _core.OP_LOOKUP else None
-            space.release(pages if leased is None else memoryview(
-                b"".join(leased[i:i + 8] for i in range(0, len(leased), 8)
-                         if leased[i + 4:i + 8] != b"\0\0\0\0")).cast("Q"))
 
     async def submit(self, space: _core.Space, op: int, operands: Any = None, **fields: Any) -> Completion:
         """One entry (Space.submit()) and its completion: (token, res, status, flags, aux, results).
@@ -114,13 +105,12 @@ class Connection:
                 self._ready()
                 await self._room.wait()
         future: "asyncio.Future[Completion]" = self._loop.create_future()
-        self._waiting[token] = future
+        self._waiting[token] = (future, space, op)
         try:
             return await future
         except asyncio.CancelledError:
-            self._orphans[token] = (space, op)
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._give_back(future.result())
+                _give_back(space, op, future.result()[5])
             raise
 
     # ---- operations -------------------------------------------------------------------------
@@ -133,33 +123,34 @@ class Connection:
                    **fields: Any) -> Tuple[int, bytes]:
         """A batch in as many entries as it takes: how many were done, and the results."""
         n, done, waits = len(data) // bytes_each, 0, 0
-        results = []
-        while done < n:
-            count = min(n - done, self._fit(bytes_each))
-            if op == _core.OP_ALLOC:
-                completion = await self.submit(space, op, count=count, **fields)
-            else:
-                piece = data[done * bytes_each:(done + count) * bytes_each]
-                completion = await self.submit(space, op, piece, **fields)
-            _, res, status, flags, _, pages = completion
-            if res < 0 and not done:
-                raise make_error(-res, "%s of operand %d" % (errno.errorcode.get(-res, "error"), done))
-            done += max(res, 0)
-            if pages:
-                results.append(bytes(pages))
-            if res == count:
-                continue
-            if res < 0 or status:
-                break
-            if flags & _core.CQE_GRANT_PENDING and waits < _GRANT_WAITS:
+        results = bytearray()
+        try:
+            while done < n:
+                count = min(n - done, self._fit(bytes_each))
+                if op == _core.OP_ALLOC:
+                    completion = await self.submit(space, op, count=count, **fields)
+                else:
+                    piece = data[done * bytes_each:(done + count) * bytes_each]
+                    completion = await self.submit(space, op, piece, **fields)
+                _, res, status, flags, _, pages = completion
+                if res < 0 and not done:
+                    raise make_error(-res, "%s of operand %d" % (errno.errorcode.get(-res, "error"), done))
+                done += max(res, 0)
+                results += pages or b""
+                if res == count:
+                    continue
+                if res < 0 or status or waits == _GRANT_WAITS:
+                    break
+                if flags & _core.CQE_GRANT_PENDING:
+                    self.sync.poll()
+                    await asyncio.sleep(_GRANT_WAIT_S)
+                elif not flags & _core.CQE_AGAIN:
+                    break
                 waits += 1
-                self.sync.poll()
-                await asyncio.sleep(_GRANT_WAIT_S)
-            elif not flags & _core.CQE_AGAIN or waits >= _GRANT_WAITS:
-                break
-            else:
-                waits += 1
-        return done, b"".join(results)
+        except asyncio.CancelledError:
+            _give_back(space, op, memoryview(results).cast("Q"))
+            raise
+        return done, bytes(results)
 
     async def alloc(self, space: _core.Space, n: int) -> memoryview:
         """As Space.alloc()."""
@@ -210,6 +201,18 @@ class Connection:
         return res * space.pages_per_slab
 
 
+def _give_back(space: _core.Space, op: int, pages: Optional[memoryview]) -> None:
+    """What a cancelled operation brought. Of a broker that is gone there is nothing to give back."""
+    held = array("Q", [page for page in pages or () if page >> 32])
+    try:
+        if held and op == _core.OP_ALLOC:
+            space.free(held)
+        elif held and op in (_core.OP_LOAD, _core.OP_LOOKUP, _core.OP_SEAL):
+            space.release(held)
+    except (BrokerGoneError, ClosedError):
+        pass
+
+
 def _bytes(operands: Any) -> memoryview:
     view = memoryview(operands)
     return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
@@ -225,4 +228,4 @@ def connect(*args: Any, **kwargs: Any) -> Connection:
         raise
 
 
-__all__ = ["Connection", "KvbError", "connect"]
+__all__ = ["Connection", "connect"]
