@@ -6,7 +6,7 @@
  * in which it does it; the transformer stands for its kernels.
  *
  *     kvbrokerd --socket /tmp/b.sock --state-dir /tmp/b --device host:0=64M --host-tier 256M &
- *     KVBROKER_SOCKET=/tmp/b.sock mini-lm --check "$(cat README.md | head -c 2000)"
+ *     KVBROKER_SOCKET=/tmp/b.sock mini-lm --check "$(head -c 2000 README.md)"
  *
  * A second run, or another process at the same time, answers the same and computes a fraction.
  *
@@ -45,6 +45,8 @@
  * who connects anew at a later version opens another namespace (the version then is in the digest),
  * for a broker may have forgotten what epochs there were. Engines that update together are a `run`,
  * and whoever joins one has its present weights; models that never change share theirs with no run.
+ * (Where they never change, an epoch that an operator has bumped drops the pages and no more; in a
+ * run it keeps engines from hits until the next update, for they cannot tell it from one.)
  *
  * RANKS. With KV split over devices each rank has a space, all of one group: a block is found in
  * all of them or in none. Here one process has them all; elsewhere each is a process and the ranks
@@ -55,8 +57,8 @@
  * and fences (fence.c) instead of waiting.
  */
 
-#include <poll.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

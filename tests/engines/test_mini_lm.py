@@ -276,10 +276,28 @@ def engine_killed(_, engine):
     wrong(engine("--wrong-pages").ask(p), p)
 
 
+def engine_kicked(broker, engine):
+    """An operator ends the connection in the midst of a request: its leases count for nothing."""
+    hit = 0
+    for tries, wait_s in enumerate((0.0, 0.01, 0.03)):
+        p = text(tries, 600)
+        e = engine()
+        right(e.ask(p[:300]), p[:300])
+        e.say(p)
+        time.sleep(wait_s)
+        code, answer = broker.ask("client", "kick", str(broker.json("client", "list")["clients"][0]["id"]))
+        assert code == 0, answer
+        hit += right(e.hear(), p)["again"]
+        wait_until(lambda: right(e.ask(p), p)["reused"], "it does not connect again")
+        e.end()
+    assert hit, "none of the requests was hit"
+    return "%d of 3 requests computed again" % hit
+
+
 def update(_, engine, *how):
-    """Weights are updated under the same name: nothing of the old ones is reused, on any tier."""
+    """Weights are updated under the same name: nothing of the old ones is reused."""
     how += ("--run", "r")
-    prompts = [text(seed, 480) for seed in range(14 if "below" in how else 3)]
+    prompts = [text(seed, 480) for seed in range(3)]
     p = prompts[-1]
     a, b = engine(*how), engine(*how)
     more_than_fits(a, prompts)
@@ -420,6 +438,7 @@ CASES = [
     ("broker_killed", with_broker(broker_killed)),
     ("broker_killed_gpu", with_broker(broker_killed, *GPU, devices=("cuda:0=32M",))),
     ("engine_killed", with_broker(engine_killed)),
+    ("engine_kicked", with_broker(engine_kicked)),
     ("update", with_broker(update)),
     ("update_below", with_broker(update_below, devices=SMALL, tier="64M")),
     ("update_while_there_is_no_broker", with_broker(update_while_there_is_no_broker)),
