@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Types of the extension; what things mean is in its docstrings: help(kvbroker.Space).
 from types import TracebackType
-from typing import Any, List, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, List, Optional, Tuple, Type, TypeVar, Union, final
 
 # A buffer of 64-bit page names: a memoryview of a call, array('Q'), numpy.uint64.
 Pages = Any
@@ -44,6 +44,7 @@ CQE_AGAIN: int
 
 def pack_seals(pages: Pages, hashes: Hashes, depth: int = 0) -> bytes: ...
 
+@final
 class Connection:
     def __init__(self, socket: Optional[str] = None, tenant: Optional[str] = None,
                  name: Optional[str] = None, *, sq_entries: int = 0, cq_entries: int = 0,
@@ -83,6 +84,7 @@ class Connection:
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
                  trace: Optional[TracebackType]) -> None: ...
 
+@final
 class Namespace:
     @property
     def handle(self) -> int: ...
@@ -94,6 +96,7 @@ class Namespace:
     def digest(self) -> bytes: ...
     def bump(self) -> int: ...
 
+@final
 class Space:
     @property
     def handle(self) -> int: ...

@@ -18,7 +18,8 @@
 /* ---- pages --------------------------------------------------------------------------------- */
 
 const char batch_alloc_doc[] =
-	"alloc(n) -> memoryview\n--\n\n"
+	"alloc($self, n)\n--\n\n"
+	"-> memoryview. "
 	"Up to n pages to fill, as page names (uint64). Fewer, also none, when memory is short.";
 
 PyObject *batch_alloc(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -97,7 +98,7 @@ static PyObject *all_pages(struct space *s, enum page_call call, PyObject *pages
 	Py_RETURN_NONE;
 }
 
-const char batch_free_doc[] = "free(pages)\n--\n\n"
+const char batch_free_doc[] = "free($self, pages, /)\n--\n\n"
 			      "Gives back pages of alloc() that were not sealed.";
 
 PyObject *batch_free(PyObject *self, PyObject *pages)
@@ -106,7 +107,7 @@ PyObject *batch_free(PyObject *self, PyObject *pages)
 }
 
 const char batch_release_doc[] =
-	"release(pages)\n--\n\n"
+	"release($self, pages, /)\n--\n\n"
 	"Gives one lease of each page back, in order: what is released last is the most recently\n"
 	"used, so release(pages[::-1]) keeps the head of a chain longest.";
 
@@ -115,7 +116,7 @@ PyObject *batch_release(PyObject *self, PyObject *pages)
 	return all_pages(space_of(self), CALL_RELEASE, pages, 0, 0);
 }
 
-const char batch_pin_doc[] = "pin(pages)\n--\n\n"
+const char batch_pin_doc[] = "pin($self, pages, /)\n--\n\n"
 			     "Keeps leased pages from eviction beyond their release.";
 
 PyObject *batch_pin(PyObject *self, PyObject *pages)
@@ -123,14 +124,14 @@ PyObject *batch_pin(PyObject *self, PyObject *pages)
 	return all_pages(space_of(self), CALL_PIN, pages, 0, 0);
 }
 
-const char batch_unpin_doc[] = "unpin(pages)\n--\n\nTakes pins back.";
+const char batch_unpin_doc[] = "unpin($self, pages, /)\n--\n\nTakes pins back.";
 
 PyObject *batch_unpin(PyObject *self, PyObject *pages)
 {
 	return all_pages(space_of(self), CALL_UNPIN, pages, 0, 0);
 }
 
-const char batch_hint_doc[] = "hint(pages, priority=PRIORITY_NORMAL, ttl_s=0)\n--\n\n"
+const char batch_hint_doc[] = "hint($self, pages, priority=0, ttl_s=0)\n--\n\n"
 			      "Says what becomes of leased pages later: PRIORITY_LOW goes first, "
 			      "PRIORITY_HIGH is passed\n"
 			      "over once; ttl_s: whole seconds from now, 0 = for ever.";
@@ -148,7 +149,8 @@ PyObject *batch_hint(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 const char batch_store_doc[] =
-	"store(pages) -> int\n--\n\n"
+	"store($self, pages, /)\n--\n\n"
+	"-> int. "
 	"Writes leased pages down now and waits: how many have a copy below.\n"
 	"0 while the space has no lower tier.";
 
@@ -173,7 +175,8 @@ PyObject *batch_store(PyObject *self, PyObject *pages)
 	return PyLong_FromLongLong(nothing_below ? 0 : got);
 }
 
-const char batch_page_get_doc[] = "page_get() -> int\n--\n\n"
+const char batch_page_get_doc[] = "page_get($self)\n--\n\n"
+				  "-> int. "
 				  "A page of the magazine; 0 when none can be had.";
 
 PyObject *batch_page_get(PyObject *self, PyObject *none)
@@ -188,7 +191,7 @@ PyObject *batch_page_get(PyObject *self, PyObject *none)
 	return PyLong_FromUnsignedLongLong(page);
 }
 
-const char batch_page_put_doc[] = "page_put(page)\n--\n\n"
+const char batch_page_put_doc[] = "page_put($self, page, /)\n--\n\n"
 				  "Back to the magazine: a page that was not sealed.";
 
 PyObject *batch_page_put(PyObject *self, PyObject *arg)
@@ -215,7 +218,8 @@ static bool is_ours(const struct space *s, const struct namespace *n)
 }
 
 const char batch_seal_doc[] =
-	"seal(ns, pages, hashes, *, depth=0, epoch=None, salt=0) -> memoryview\n--\n\n"
+	"seal($self, ns, pages, hashes, *, depth=0, epoch=None, salt=0)\n--\n\n"
+	"-> memoryview. "
 	"Publishes n filled pages under n keys (16 bytes each), blocks depth.. of a chain, "
 	"computed\n"
 	"under `epoch` (None: ns.epoch). Returns the page now under each key, leased: where it is\n"
@@ -350,7 +354,8 @@ static int keys(PyObject *self, PyObject *args, PyObject *kwargs, enum key_call 
 }
 
 const char batch_lookup_doc[] =
-	"lookup(ns, hashes, *, salt=0, all=False) -> memoryview\n--\n\n"
+	"lookup($self, ns, hashes, *, salt=0, all=False)\n--\n\n"
+	"-> memoryview. "
 	"The leading run of keys (16 bytes each) that are on the device: their pages, each "
 	"leased.\n"
 	"all: every key has an entry, 0 where it is not there, and every one that is is leased.";
@@ -363,7 +368,8 @@ PyObject *batch_lookup(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 const char batch_lookup_tiers_doc[] =
-	"lookup_tiers(ns, hashes, *, salt=0) -> tuple[memoryview, int]\n--\n\n"
+	"lookup_tiers($self, ns, hashes, *, salt=0)\n--\n\n"
+	"-> tuple[memoryview, int]. "
 	"The leading run of keys that are in any tier, and how many at its start are on the "
 	"device:\n"
 	"those are pages, each leased; behind them entries are TIER_*, where the key was found, "
@@ -380,7 +386,8 @@ PyObject *batch_lookup_tiers(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 const char batch_load_doc[] =
-	"load(ns, hashes, *, salt=0) -> memoryview\n--\n\n"
+	"load($self, ns, hashes, *, salt=0)\n--\n\n"
+	"-> memoryview. "
 	"Brings the leading run of keys that are in any tier onto the device and waits for it, at\n"
 	"most 5 s: their pages, each leased. What does not come is a miss. Without a lower tier "
 	"it\n"
@@ -394,7 +401,8 @@ PyObject *batch_load(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 const char batch_prefetch_doc[] =
-	"prefetch(ns, hashes, *, salt=0) -> int\n--\n\n"
+	"prefetch($self, ns, hashes, *, salt=0)\n--\n\n"
+	"-> int. "
 	"Starts what load() does, without waiting or leasing: how many keys\n"
 	"are on the device or on their way. 0 without a lower tier.";
 

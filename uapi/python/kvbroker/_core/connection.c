@@ -165,7 +165,7 @@ static void connection_dealloc(PyObject *self)
 }
 
 PyDoc_STRVAR(close_doc,
-	     "close()\n--\n\n"
+	     "close($self)\n--\n\n"
 	     "Ends the connection and unmaps its memory; what it held is freed. Again: nothing.\n\n"
 	     "BufferError while there are views of its pages; EBUSY while a thread is in a call.");
 
@@ -203,7 +203,7 @@ static PyObject *connection_self(PyObject *self, PyObject *none)
 /* ---- messages ------------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(poll_doc,
-	     "poll()\n--\n\n"
+	     "poll($self)\n--\n\n"
 	     "Handles what has arrived: memory granted, pages called back, the end of the broker.\n"
 	     "Never waits. An engine with long silences calls it now and then.");
 
@@ -222,7 +222,8 @@ static PyObject *connection_poll(PyObject *self, PyObject *none)
 }
 
 PyDoc_STRVAR(quiet_point_doc,
-	     "quiet_point() -> int\n--\n\n"
+	     "quiet_point($self)\n--\n\n"
+	     "-> int. "
 	     "Says that nothing reads the pages that were given back: revoked slabs in which this\n"
 	     "connection holds nothing are unmapped and returned. How many.\n\n"
 	     "A view of a page in such a slab must not be touched afterwards.");
@@ -243,7 +244,8 @@ static PyObject *connection_quiet_point(PyObject *self, PyObject *none)
 
 PyDoc_STRVAR(
 	revocations_doc,
-	"revocations() -> list[tuple[int, int, int, float]]\n--\n\n"
+	"revocations($self)\n--\n\n"
+	"-> list[tuple[int, int, int, float]]. "
 	"What was called back since the last time, each once: (handle of the space, first page\n"
 	"id, how many, deadline on the clock of time.monotonic()). Give the pages back, then\n"
 	"quiet_point().");
@@ -272,7 +274,7 @@ static PyObject *connection_revocations(PyObject *self, PyObject *none)
 	return list;
 }
 
-PyDoc_STRVAR(nop_doc, "nop()\n--\n\nA round trip to the broker.");
+PyDoc_STRVAR(nop_doc, "nop($self)\n--\n\nA round trip to the broker.");
 
 static PyObject *connection_nop(PyObject *self, PyObject *none)
 {
@@ -292,7 +294,8 @@ static PyObject *connection_nop(PyObject *self, PyObject *none)
 
 PyDoc_STRVAR(
 	namespace_doc,
-	"namespace(digest, admin=False) -> Namespace\n--\n\n"
+	"namespace($self, digest, admin=False)\n--\n\n"
+	"-> Namespace. "
 	"Opens the namespace of an identity: 32 bytes, a digest of all that the cached bytes\n"
 	"depend on (weights, config, tokenizer, KV dtype, layout, ...; never a model's name).\n"
 	"admin: with the right to bump its epoch.");
@@ -346,7 +349,8 @@ static void namespace_dealloc(PyObject *self)
 }
 
 PyDoc_STRVAR(bump_doc,
-	     "bump() -> int\n--\n\n"
+	     "bump($self)\n--\n\n"
+	     "-> int. "
 	     "The next epoch: what was sealed before is a miss from now on, in every tier.\n"
 	     "EPERM without admin=True.");
 
@@ -412,7 +416,8 @@ PyType_Spec namespace_spec = {
 
 /* ---- fences -------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(fence_get_doc, "fence_get() -> int\n--\n\n"
+PyDoc_STRVAR(fence_get_doc, "fence_get($self)\n--\n\n"
+			    "-> int. "
 			    "A fence word that nobody uses, set to 0: its number. ENOSPC.");
 
 static PyObject *connection_fence_get(PyObject *self, PyObject *none)
@@ -452,7 +457,7 @@ static struct kvb_fence *fence_word(struct connection *c, PyObject *arg, uint32_
 }
 
 PyDoc_STRVAR(fence_put_doc,
-	     "fence_put(fence)\n--\n\n"
+	     "fence_put($self, fence, /)\n--\n\n"
 	     "Gives a word back, when no entry and no stream waits for it any more.");
 
 static PyObject *connection_fence_put(PyObject *self, PyObject *arg)
@@ -467,7 +472,8 @@ static PyObject *connection_fence_put(PyObject *self, PyObject *arg)
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(fence_value_doc, "fence_value(fence) -> int\n--\n\nWhat the word holds now.");
+PyDoc_STRVAR(fence_value_doc,
+	     "fence_value($self, fence, /)\n--\n\n-> int. What the word holds now.");
 
 static PyObject *connection_fence_value(PyObject *self, PyObject *arg)
 {
@@ -481,7 +487,7 @@ static PyObject *connection_fence_value(PyObject *self, PyObject *arg)
 	return PyLong_FromUnsignedLongLong(__atomic_load_n(&word->value, __ATOMIC_ACQUIRE));
 }
 
-PyDoc_STRVAR(fence_set_doc, "fence_set(fence, value)\n--\n\n"
+PyDoc_STRVAR(fence_set_doc, "fence_set($self, fence, value, /)\n--\n\n"
 			    "Sets the word from the CPU; entries that wait for it go on.");
 
 static PyObject *connection_fence_set(PyObject *self, PyObject *args)
@@ -503,7 +509,8 @@ static PyObject *connection_fence_set(PyObject *self, PyObject *args)
 }
 
 PyDoc_STRVAR(fence_failed_doc,
-	     "fence_failed(fence) -> bool\n--\n\n"
+	     "fence_failed($self, fence, /)\n--\n\n"
+	     "-> bool. "
 	     "Whether the library set the word because the broker is gone: the pages of that LOAD\n"
 	     "hold nothing.");
 
@@ -520,7 +527,8 @@ static PyObject *connection_fence_failed(PyObject *self, PyObject *arg)
 
 PyDoc_STRVAR(
 	fence_watch_doc,
-	"fence_watch(timeout_s) -> bool\n--\n\n"
+	"fence_watch($self, timeout_s, /)\n--\n\n"
+	"-> bool. "
 	"Waits for the end of the connection, for one thread beside the connection's own: True\n"
 	"when it stands after timeout_s, False when it is over and streams were released.");
 
@@ -590,7 +598,8 @@ static PyGetSetDef connection_getset[] = {
 };
 
 PyDoc_STRVAR(space_doc,
-	     "space(stride, *, device='host:0', regions=1, tag=0, group=0, ranks=0, rank=0)\n--\n\n"
+	     "space($self, stride, *, device='host:0', regions=1, tag=0, group=0, ranks=0, "
+	     "rank=0)\n--\n\n"
 	     "Opens or joins a space -> Space.\n\n"
 	     "stride: bytes of one page in one region, a multiple of 64. device: 'host:NODE' or\n"
 	     "'cuda:N', as the broker numbers them. regions: 1..256; 1 = packed, or one a layer.\n"
@@ -615,12 +624,14 @@ static PyMethodDef connection_methods[] = {
 	{ "revocations", connection_revocations, METH_NOARGS, revocations_doc },
 	{ "nop", connection_nop, METH_NOARGS, nop_doc },
 	{ "completions", connection_completions, METH_NOARGS,
-	  "completions() -> list[tuple[int, int, int, int, int, memoryview | None]]\n--\n\n"
+	  "completions($self)\n--\n\n"
+	  "-> list[tuple[int, int, int, int, int, memoryview | None]]. "
 	  "Handles what has arrived, as poll(), and takes the completions of submit(): (token,\n"
 	  "res, status, flags, aux, results) each. res: how many, or a negative errno. results:\n"
 	  "the page names, of operations that have them. Never waits." },
 	{ "fileno", connection_fileno, METH_NOARGS,
-	  "fileno() -> int\n--\n\n"
+	  "fileno($self)\n--\n\n"
+	  "-> int. "
 	  "A descriptor that is readable when completions() is to be called: for selectors and\n"
 	  "event loops. It is the connection's; do not read it." },
 	{ "fence_get", connection_fence_get, METH_NOARGS, fence_get_doc },

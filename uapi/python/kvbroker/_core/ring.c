@@ -204,7 +204,7 @@ static PyObject *submit(struct space *s, const struct kvb_sqe *in, const void *o
 }
 
 const char space_submit_doc[] =
-	"submit(op, operands=None, *, count=0, ns=None, salt=0, arg=0, flags=0, fence=-1, "
+	"submit($self, op, operands=None, *, count=0, ns=None, salt=0, arg=0, flags=0, fence=-1, "
 	"value=0)\n"
 	"--\n\n"
 	"Sends one entry of the ring and does not wait: a token -> int, by which completions()\n"

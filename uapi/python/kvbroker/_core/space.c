@@ -109,7 +109,7 @@ static void space_dealloc(PyObject *self)
 }
 
 PyDoc_STRVAR(close_doc,
-	     "close()\n--\n\n"
+	     "close($self)\n--\n\n"
 	     "Leaves the space and unmaps it. EBUSY while this connection holds pages or leases\n"
 	     "there; BufferError while there are views of its pages. Again: nothing.");
 
@@ -170,7 +170,8 @@ static bool only_host(const struct space *s)
 }
 
 PyDoc_STRVAR(page_doc,
-	     "page(page, region=0) -> memoryview\n--\n\n"
+	     "page($self, page, region=0)\n--\n\n"
+	     "-> memoryview. "
 	     "The bytes of a page in one region, where they are: format 'B', `stride` long, to be\n"
 	     "written while the page is held and read while it is leased. Host devices only.\n"
 	     "page: its name, or its id. ENOENT while its slab is not mapped here.");
@@ -198,7 +199,8 @@ static PyObject *space_page(PyObject *self, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(
 	region_doc,
-	"region(region=0) -> memoryview\n--\n\n"
+	"region($self, region=0)\n--\n\n"
+	"-> memoryview. "
 	"All addresses of a region: format 'B', slots * pages_per_slab * stride long; page id i\n"
 	"is at i * stride, so numpy.frombuffer(space.region(), numpy.uint8).reshape(-1, stride)\n"
 	"and torch.frombuffer() index by page id, without a copy. Touching a slab that is not\n"
@@ -218,7 +220,8 @@ static PyObject *space_region(PyObject *self, PyObject *args, PyObject *kwargs)
 			      (Py_ssize_t)s->info.region_bytes);
 }
 
-PyDoc_STRVAR(address_doc, "address(page, region=0) -> int\n--\n\n"
+PyDoc_STRVAR(address_doc, "address($self, page, region=0)\n--\n\n"
+			  "-> int. "
 			  "Where the page's part in a region begins; a device address on a GPU.");
 
 static PyObject *space_address(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -236,7 +239,8 @@ static PyObject *space_address(PyObject *self, PyObject *args, PyObject *kwargs)
 	return PyLong_FromVoidPtr(kvb_page_addr(s->space, region, page));
 }
 
-PyDoc_STRVAR(read_doc, "read(page, region=0, bytes=None) -> bytes\n--\n\n"
+PyDoc_STRVAR(read_doc, "read($self, page, region=0, bytes=None)\n--\n\n"
+		       "-> bytes. "
 		       "A copy of the first bytes of a page (None: all), on any kind of device.");
 
 static PyObject *space_read(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -278,7 +282,7 @@ static PyObject *space_read(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 PyDoc_STRVAR(write_doc,
-	     "write(page, data, region=0)\n--\n\n"
+	     "write($self, page, data, region=0)\n--\n\n"
 	     "Copies data (a buffer of at most `stride` bytes) to the start of a page, on\n"
 	     "any kind of device.");
 
@@ -311,12 +315,14 @@ static PyObject *space_write(PyObject *self, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(
 	grow_doc,
-	"grow(pages, timeout_s=0.0) -> int\n--\n\n"
+	"grow($self, pages, timeout_s=0.0)\n--\n\n"
+	"-> int. "
 	"Asks for memory for `pages` more pages, waiting up to timeout_s for memory that has to\n"
 	"be taken from others; returns pages gained, in whole slabs. ENOSPC, EDQUOT, ENOMEM.");
 
 PyDoc_STRVAR(shrink_doc,
-	     "shrink(pages, deadline_s=0.0) -> int\n--\n\n"
+	     "shrink($self, pages, deadline_s=0.0)\n--\n\n"
+	     "-> int. "
 	     "Asks to give about `pages` pages back; members have deadline_s (0: the broker's\n"
 	     "default). Returns pages on their way out; this connection's part ends in\n"
 	     "quiet_point().");
@@ -371,7 +377,7 @@ static PyObject *stream_fence(struct space *s, PyObject *args, bool write)
 
 PyDoc_STRVAR(
 	stream_write_doc,
-	"fence_stream_write(stream, fence, value)\n--\n\n"
+	"fence_stream_write($self, stream, fence, value, /)\n--\n\n"
 	"Queues on a stream (torch.cuda.Stream.cuda_stream; 0 = the default one) that the word\n"
 	"becomes value when all before it is done.");
 
@@ -380,7 +386,7 @@ static PyObject *space_stream_write(PyObject *self, PyObject *args)
 	return stream_fence(space_of(self), args, true);
 }
 
-PyDoc_STRVAR(stream_wait_doc, "fence_stream_wait(stream, fence, value)\n--\n\n"
+PyDoc_STRVAR(stream_wait_doc, "fence_stream_wait($self, stream, fence, value, /)\n--\n\n"
 			      "Queues on a stream that what follows waits for the word.");
 
 static PyObject *space_stream_wait(PyObject *self, PyObject *args)
