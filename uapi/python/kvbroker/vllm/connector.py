@@ -70,6 +70,11 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
         assert isinstance(metadata, StepMetadata)
         return metadata.step
 
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        assert self._worker is not None
+        super().bind_connector_metadata(connector_metadata)
+        self._worker.prepare(self._step())
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         assert self._worker is not None
         self._worker.start(self._step())
@@ -98,10 +103,6 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
         return ReportMetadata(report) if report else None
 
     # ---- the scheduler -------------------------------------------------------------------------
-
-    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
-        assert self._scheduler is not None
-        self._scheduler.bind_pool(gpu_block_pool)
 
     def on_new_request(self, request: Any) -> None:
         assert self._scheduler is not None
@@ -134,10 +135,6 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
     def request_finished_all_groups(self, request: Any, block_ids: Tuple[List[int], ...]
                                     ) -> Tuple[bool, Optional[Dict[str, Any]]]:
         return self.request_finished(request, list(block_ids[0]))
-
-    def has_pending_push_work(self) -> bool:
-        assert self._scheduler is not None
-        return self._scheduler.pending()
 
     def reset_cache(self) -> Optional[bool]:
         assert self._scheduler is not None

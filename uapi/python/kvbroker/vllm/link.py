@@ -133,6 +133,7 @@ class Link:
             session, self.session = self.session, None
             if session is not None:
                 try:
+                    session.connection.poll()
                     session.connection.close()
                 except (BufferError, OSError) as error:
                     log.debug("kvbroker %s: left open: %s", self._half, error)

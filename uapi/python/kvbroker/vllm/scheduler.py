@@ -9,9 +9,9 @@ what of it is loaded; its leases live until the workers report that load done. s
 are complete after the step, and not in the broker as far as is known, are given to the workers to
 store. finished(): what was complete and not yet given.
 
-A BLOCK THAT IS BEING STORED has one more reference in the engine's block pool, so that it is neither
-freed nor overwritten, whatever becomes of its request; the report takes it back. While reports are
-outstanding the engine is kept stepping.
+A BLOCK THAT IS BEING STORED is read after its request may have lost it: freed, preempted, reset.
+Nothing is held for that. A step that writes such a block again says so, and the workers finish the
+store first; that is rare, as blocks that were freed last are given out last.
 
 EPOCHS. What is sealed is sealed in the epoch that the lookup of its request told, so what was
 computed before a bump is never found after it.
@@ -28,7 +28,7 @@ scheduler has seen it: the blocks may have been computed from what did not come.
 import logging
 import os
 from hashlib import blake2b
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from kvbroker import KvbError, chain_hashes
 
@@ -75,18 +75,14 @@ class SchedulerHalf:
         self._adapters: Dict[str, Optional[str]] = {}
         self._serial = 0
         self._loads: List[Load] = []
-        self._stores: List[Store] = []
         self._leases: Dict[int, Tuple[Session, Any]] = {}
-        self._storing: Dict[int, List[Any]] = {}
+        self._tails: List[Store] = []       # of requests that have finished since the last step
+        self._storing: Dict[int, int] = {}  # block: the last store of it that is not reported
         self._reports: Dict[int, int] = {}
         self._failed: List[int] = []
         self._private = False
-        self._pool: Any = None
 
     # ---- requests ------------------------------------------------------------------------------
-
-    def bind_pool(self, pool: Any) -> None:
-        self._pool = pool
 
     def arrived(self, request: Any) -> None:
         self._state(request)
@@ -217,35 +213,40 @@ class SchedulerHalf:
 
     # ---- stores --------------------------------------------------------------------------------
 
-    def _store(self, s: _Request, blocks: List[int], upto: int) -> None:
+    def _store(self, s: _Request, blocks: List[int], upto: int, to: List[Store]) -> None:
         """Gives complete blocks given..upto to the workers."""
-        if upto <= s.given or s.epoch is None or self._pool is None:
+        if upto <= s.given or s.epoch is None:
             return
         self._hash(s, upto)
         self._serial += 1
-        ids = blocks[s.given:upto]
-        self._stores.append(Store(self._serial, self._digest, s.epoch,
-                                  s.keys[s.given * HASH_BYTES:upto * HASH_BYTES], s.given, ids))
-        held = [self._pool.blocks[i] for i in ids]
-        self._pool.touch(held)
-        self._storing[self._serial] = held
-        self._reports[self._serial] = 0
+        to.append(Store(self._serial, self._digest, s.epoch, s.keys[s.given * HASH_BYTES:upto * HASH_BYTES],
+                        s.given, list(blocks[s.given:upto])))
         s.given = upto
 
-    def step(self, scheduled: Dict[str, int], block_ids: Any) -> Step:
+    def step(self, scheduled: Dict[str, int], block_ids: Callable[[str], List[int]]) -> Step:
         """What the workers are to do in this step. scheduled: tokens of each request; block_ids: a
         function, from a request's name to its blocks."""
         size = self.settings.block_tokens
+        stores: List[Store] = []
+        written = {b for load in self._loads for b in load.blocks}
         for name, tokens in scheduled.items():
             s = self._requests.get(name)
-            if s is None or not s.usable or s.epoch is None:
+            if s is None:
                 continue
             r = s.request
             upto = min(r.num_computed_tokens + tokens, r.num_tokens) // size
-            if upto > s.given:
-                self._store(s, block_ids(name), upto)
-        step = Step(self._loads, self._stores, self._failed, idle=not scheduled)
-        self._loads, self._stores, self._failed = [], [], []
+            if upto > s.given and s.usable:
+                self._store(s, block_ids(name), upto, stores)
+            if self._storing or self._tails:
+                written.update(block_ids(name)[r.num_computed_tokens // size:
+                                               -(-(r.num_computed_tokens + tokens) // size)])
+        first = sorted({self._storing[b] for b in written if b in self._storing})
+        stores += [store for store in self._tails if written.isdisjoint(store.blocks)]
+        for store in stores:
+            self._reports[store.serial] = 0
+            self._storing.update(dict.fromkeys(store.blocks, store.serial))
+        step = Step(self._loads, stores, first, self._failed, idle=not scheduled)
+        self._loads, self._tails, self._failed = [], [], []
         return step
 
     def finished(self, request: Any, blocks: List[int]) -> None:
@@ -258,17 +259,16 @@ class SchedulerHalf:
         # The token that was sampled last has no KV yet; steps in flight are no facts yet.
         known = min(request.num_computed_tokens - getattr(request, "num_in_flight_tokens", 0),
                     request.num_tokens - 1)
-        self._store(s, blocks, min(known // self.settings.block_tokens, len(blocks)))
+        self._store(s, blocks, min(known // self.settings.block_tokens, len(blocks)), self._tails)
 
     # ---- reports -------------------------------------------------------------------------------
 
     def reported(self, report: Report) -> None:
         for serial in self._over(report.loaded):
             self._give_back(*self._leases.pop(serial, (None, None)))
-        for serial in self._over(report.stored):
-            held = self._storing.pop(serial, None)
-            if held:
-                self._pool.free_blocks(reversed(held))
+        over = set(self._over(report.stored))
+        if over:
+            self._storing = {block: serial for block, serial in self._storing.items() if serial not in over}
         if not report.failed:
             return
         self._failed += report.failed
@@ -292,9 +292,6 @@ class SchedulerHalf:
 
     def take_figures(self) -> Any:
         return self.figures.take()
-
-    def pending(self) -> bool:
-        return bool(self._reports)
 
     # ---- resets --------------------------------------------------------------------------------
 

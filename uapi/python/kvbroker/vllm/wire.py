@@ -41,6 +41,7 @@ class Step:
 
     loads: List[Load] = field(default_factory=list)
     stores: List[Store] = field(default_factory=list)
+    first: List[int] = field(default_factory=list) # stores to finish before anything is written
     seen: List[int] = field(default_factory=list)  # failed loads that the scheduler has dealt with
     idle: bool = False  # no model runs in this step
 

@@ -61,7 +61,8 @@ class WorkerHalf:
         self._received: Set[str] = set()
         self._bad_blocks: Set[int] = set()
         self._unseen: Set[int] = set()
-        self._queued = 0
+        self._loading = 0                # loads that go on beside steps
+        self._storing: Set[int] = set()  # serials of stores that are not over
         self._loads: "queue.Queue[Optional[Load]]" = queue.Queue()
         self._stores: "queue.Queue[Optional[Store]]" = queue.Queue()
         self._threads: List[threading.Thread] = []
@@ -80,14 +81,22 @@ class WorkerHalf:
             thread.start()
             self._threads.append(thread)
 
+    def prepare(self, step: Step) -> None:
+        """Before anything is written: stores of blocks that will be. Their copies are of memory, and
+        their calls end by CALL_TIMEOUT_S."""
+        if step.first:
+            with self._over:
+                self._over.wait_for(lambda: not self._storing.intersection(step.first))
+
     def start(self, step: Step) -> None:
-        """Before the model runs: loads."""
+        """Loads: before the model runs, when it needs one of them."""
         self._unseen.difference_update(step.seen)
         for load in step.loads:
             if load.wait:
                 self._load(load)
             else:
-                self._queued += 1
+                with self._over:
+                    self._loading += 1
                 self._loads.put(load)
 
     def end(self, step: Step) -> None:
@@ -98,11 +107,12 @@ class WorkerHalf:
                 with self._over:
                     self._report.stored[store.serial] = 1
             else:
-                self._queued += 1
+                with self._over:
+                    self._storing.add(store.serial)
                 self._stores.put(store)
         if step.idle:
             with self._over:
-                if self._queued and not self._report and not self._received:
+                if self._loading and not self._received:
                     self._over.wait(IDLE_WAIT_S)
 
     def take_received(self) -> Set[str]:
@@ -171,8 +181,8 @@ class WorkerHalf:
                 self._unseen.add(load.serial)
             if not load.wait:
                 self._received.add(load.request)
-                self._queued -= 1
-            self._over.notify()
+                self._loading -= 1
+            self._over.notify_all()
 
     def _load_pages(self, load: Load) -> int:
         """How many of the blocks, from the first, hold what they should."""
@@ -273,8 +283,8 @@ class WorkerHalf:
                              store_seconds=time.monotonic() - begin)
             for store in batch:
                 self._report.stored[store.serial] = 1
-            self._queued -= len(batch)
-            self._over.notify()
+                self._storing.discard(store.serial)
+            self._over.notify_all()
 
     def _store_blocks(self, digest: bytes, epoch: int, stores: List[Store]) -> Any:
         """Stores of one namespace and epoch: (stored, known)."""
