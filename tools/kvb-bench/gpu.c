@@ -285,6 +285,8 @@ static void measure(struct gpu_bench *b)
 		{ "no host tier", p->grow_bytes, 0, true, stages_grow },
 		{ "host tier", p->move_bytes, p->tier_bytes, true, stages_copy },
 		{ "host tier", p->move_bytes, p->tier_bytes / 2, true, stages_layer },
+		{ "host tier, no checksums", p->move_bytes, p->tier_bytes / 2, false,
+		  stages_layer },
 		{ "host tier, no checksums", p->move_bytes, p->tier_bytes, false, stages_copy },
 	};
 	struct bench_options o = *b->o;
