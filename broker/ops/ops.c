@@ -105,6 +105,8 @@ void ops_cancel(struct ring *r, struct ring_op *op)
 {
 	if (op->sqe.opcode == KVB_OP_LOAD)
 		op_load_cancel(r, op);
+	else if (op->sqe.opcode == KVB_OP_ALLOC)
+		op_alloc_cancel(r, op);
 }
 
 struct core_member *ops_member(struct ring *r, const struct ring_op *op)

@@ -41,6 +41,7 @@ enum ops_verdict ops_fail(struct kvb_cqe *cqe, int error);
 
 /* ops/pages.c */
 enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
+void op_alloc_cancel(struct ring *r, struct ring_op *op);
 enum ops_verdict op_pages(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/prefix.c */
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);

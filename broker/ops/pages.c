@@ -35,6 +35,18 @@ enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cq
 	return ops_batch(op, &b, n, cqe);
 }
 
+void op_alloc_cancel(struct ring *r, struct ring_op *op)
+{
+	struct core_member *m = ops_member(r, op);
+	const kvb_page_t *pages = ring_results(r, &op->sqe, 0, op->sqe.count, sizeof(kvb_page_t));
+	uint32_t from = 0;
+
+	while (m && from < op->done)
+		from += core_free(&r->session->server->core, m, pages + from, op->done - from)
+				.done +
+			1; /* one that the client has freed itself is passed over */
+}
+
 /* The operations whose operands are pages and whose result is how many. */
 static struct core_batch run_pages(struct core *c, struct core_member *m, const struct kvb_sqe *sqe,
 				   const kvb_page_t *pages, uint32_t n)
