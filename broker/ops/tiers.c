@@ -48,7 +48,13 @@ static void unload(struct ring *r, struct ring_op *op, uint32_t from)
 			1; /* one that the client has released itself is passed over */
 }
 
-/* Leases further keys. True: the run may go on later. */
+/* Making room for pages costs more than their keys. */
+static void charge(const struct core_batch *b, uint32_t *units)
+{
+	*units -= b->work < *units ? b->work : *units;
+}
+
+/* Leases further keys. False: none of them can be had now, or ever. */
 static bool load_more(struct ring *r, struct ring_op *op, struct core_member *m, int ns,
 		      uint32_t *units)
 {
@@ -61,13 +67,14 @@ static bool load_more(struct ring *r, struct ring_op *op, struct core_member *m,
 		return false;
 	b = core_load(&r->session->server->core, m, &lk, hashes, n,
 		      ring_results(r, &op->sqe, op->done, n, sizeof(kvb_page_t)));
+	charge(&b, units);
 	op->done += b.done;
 	op->aux += lk.lead;
 	op->flags |= b.flags;
 	op->broken = !b.wait && (b.done < n || b.status);
 	if (b.status)
 		op->error = (uint32_t)-b.status;
-	return !op->broken && op->done < op->sqe.count;
+	return b.done > 0;
 }
 
 static enum ops_verdict load_done(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe)
@@ -97,7 +104,7 @@ enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 	struct core_member *m = ops_member(r, op);
 	int ns = core_ns_get(&s->core, r->session->client, op->sqe.ns);
 	const kvb_page_t *pages;
-	bool failed = false;
+	bool failed = false, stuck = false;
 
 	if (!m || ns < 0) {
 		ring_fence_set(r, &op->sqe);
@@ -107,12 +114,8 @@ enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 		op->until_ns = deadline_ns(s, op->sqe.arg);
 	if (!has_below(s, m))
 		op->flags |= KVB_CQE_NOTHING_BELOW;
-	while (!op->broken && op->done < op->sqe.count && *units) {
-		uint32_t before = op->done;
-
-		if (!load_more(r, op, m, ns, units) || op->done == before)
-			break;
-	}
+	while (!op->broken && op->done < op->sqe.count && *units && !stuck)
+		stuck = !load_more(r, op, m, ns, units);
 	pages = ring_results(r, &op->sqe, 0, op->done, sizeof(*pages));
 	op->lead += core_load_arrived(&s->core, m, pages + op->lead, op->done - op->lead, &failed);
 	if (failed)
@@ -121,7 +124,7 @@ enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 		return load_done(r, op, cqe);
 	if (s->now_ns >= op->until_ns)
 		return load_done(r, op, cqe);
-	return *units ? OPS_PARK : OPS_MORE;
+	return *units || stuck ? OPS_PARK : OPS_MORE;
 }
 
 void op_load_cancel(struct ring *r, struct ring_op *op)
@@ -154,6 +157,7 @@ enum ops_verdict op_prefetch(struct ring *r, struct ring_op *op, struct kvb_cqe 
 	if (!ring_copy_operands(r, &op->sqe, op->done, n, sizeof(hashes[0]), hashes))
 		return ops_fail(cqe, -EINVAL);
 	b = core_prefetch(core, m, &lk, hashes, n);
+	charge(&b, units);
 	return ops_batch(op, &b, n, cqe);
 }
 
