@@ -381,17 +381,28 @@ static void unpark(struct ring *r, struct ring_op *op)
 	r->session->server->parked--;
 }
 
-static int32_t cancel(struct ring *r, uint64_t user_data)
+/* Goes on until what it has taken is given back. */
+static void end_cancelled(struct ring *r, struct ring_op *op, uint32_t *units)
+{
+	const struct kvb_cqe cqe = { .user_data = op->sqe.user_data, .res = -ECANCELED };
+
+	if (!ops_cancel(r, op, units))
+		return;
+	unpark(r, op);
+	complete(r, &cqe);
+}
+
+static int32_t cancel(struct ring *r, uint64_t user_data, uint32_t *units)
 {
 	for (unsigned i = 0; i < KVB_FENCES && r->parked; i++) {
 		struct ring_op *op = &r->parked_op[i];
-		struct kvb_cqe cqe = { .user_data = user_data, .res = -ECANCELED };
 
-		if (!op->used || op->sqe.user_data != user_data)
+		if (!op->used || op->cancelled || op->sqe.user_data != user_data)
 			continue;
-		unpark(r, op);
-		ops_cancel(r, op);
-		complete(r, &cqe);
+		op->cancelled = true;
+		r->fenced -= op->fenced;
+		op->fenced = false;
+		end_cancelled(r, op, units);
 		return 0;
 	}
 	return -ENOENT;
@@ -399,6 +410,8 @@ static int32_t cancel(struct ring *r, uint64_t user_data)
 
 void ring_space_closed(struct ring *r, uint32_t handle)
 {
+	uint32_t units = UINT32_MAX;
+
 	for (unsigned i = 0; i < KVB_FENCES && r->parked; i++) {
 		struct ring_op *op = &r->parked_op[i];
 		struct kvb_cqe cqe = { .user_data = op->sqe.user_data,
@@ -407,8 +420,10 @@ void ring_space_closed(struct ring *r, uint32_t handle)
 
 		if (!op->used || op->sqe.space != handle)
 			continue;
+		if (op->cancelled)
+			cqe.res = -ECANCELED;
 		unpark(r, op);
-		ops_cancel(r, op);
+		(void)ops_cancel(r, op, &units); /* its space is gone, and all that it had there */
 		complete(r, &cqe);
 	}
 	/* A batch between two slices: its next one finds no space. */
@@ -452,7 +467,7 @@ static void run_current(struct ring *r, uint32_t *units)
 	}
 	r->malformed = 0;
 	if (op->sqe.opcode == KVB_OP_CANCEL)
-		cqe.res = cancel(r, op->sqe.arg);
+		cqe.res = cancel(r, op->sqe.arg, units);
 	else if (!fence_reached(r, &op->sqe))
 		verdict = wait_for_fence(r, op);
 	else
@@ -464,7 +479,9 @@ static void run_current(struct ring *r, uint32_t *units)
 	if (verdict == OPS_PARK && park(r, op))
 		return;
 	if (verdict == OPS_PARK) {
-		ops_cancel(r, op);
+		uint32_t all = UINT32_MAX; /* of one entry, which has paid for taking them */
+
+		(void)ops_cancel(r, op, &all);
 		cqe.res = -EBUSY;
 	}
 	complete(r, &cqe);
@@ -520,7 +537,10 @@ static bool retry_parked(struct ring *r, uint32_t *units)
 		if (!op->used)
 			continue;
 		left--;
-		if (fence_came(r, op)) {
+		if (op->cancelled) {
+			end_cancelled(r, op, units);
+			did = true;
+		} else if (fence_came(r, op)) {
 			did |= run_parked(r, op, units);
 		} else if (r->session->server->now_ns >= op->until_ns) {
 			give_up_fence(r, op);

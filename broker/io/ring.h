@@ -51,8 +51,10 @@ struct ring_op {
 	uint32_t flags;     /* KVB_CQE_* gathered */
 	uint32_t error;     /* LOAD: positive errno that ended its run */
 	bool broken;        /* LOOKUP ALL, LOAD: a key has missed */
+	bool ending;        /* LOAD: gives back what did not come in time */
 	bool used;
-	bool fenced; /* parked, and not run yet: its fence has not come */
+	bool cancelled; /* parked, and only gives back what it has taken */
+	bool fenced;    /* parked, and not run yet: its fence has not come */
 	uint64_t aux;
 	uint64_t until_ns;               /* of what waits: gives up then */
 	uint64_t slots[CORE_SLOT_WORDS]; /* GROW: slabs it waits for */

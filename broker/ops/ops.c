@@ -101,12 +101,13 @@ enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 	return shapes[op->sqe.opcode].run(r, op, cqe, units);
 }
 
-void ops_cancel(struct ring *r, struct ring_op *op)
+bool ops_cancel(struct ring *r, struct ring_op *op, uint32_t *units)
 {
 	if (op->sqe.opcode == KVB_OP_LOAD)
-		op_load_cancel(r, op);
-	else if (op->sqe.opcode == KVB_OP_ALLOC)
-		op_alloc_cancel(r, op);
+		return op_load_cancel(r, op, units);
+	if (op->sqe.opcode == KVB_OP_ALLOC)
+		return op_alloc_cancel(r, op, units);
+	return true;
 }
 
 struct core_member *ops_member(struct ring *r, const struct ring_op *op)

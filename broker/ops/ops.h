@@ -25,8 +25,9 @@ int ops_check(const struct ring *r, const struct kvb_sqe *sqe);
 /* Runs one slice; *units is decreased by what it cost. cqe: user_data is already set. */
 enum ops_verdict ops_run(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 
-/* An entry that waited ends without having run to its end: what it has taken is given back. */
-void ops_cancel(struct ring *r, struct ring_op *op);
+/* An entry that waited ends without having run to its end: what it has taken is given back. False:
+ * not all yet, call again. */
+bool ops_cancel(struct ring *r, struct ring_op *op, uint32_t *units);
 
 /* ---- for the operations --------------------------------------------------------------------- */
 
@@ -41,7 +42,7 @@ enum ops_verdict ops_fail(struct kvb_cqe *cqe, int error);
 
 /* ops/pages.c */
 enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-void op_alloc_cancel(struct ring *r, struct ring_op *op);
+bool op_alloc_cancel(struct ring *r, struct ring_op *op, uint32_t *units);
 enum ops_verdict op_pages(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
 /* ops/prefix.c */
 enum ops_verdict op_seal(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
@@ -49,7 +50,7 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 			   uint32_t *units);
 /* ops/tiers.c */
 enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);
-void op_load_cancel(struct ring *r, struct ring_op *op);
+bool op_load_cancel(struct ring *r, struct ring_op *op, uint32_t *units);
 enum ops_verdict op_prefetch(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
 			     uint32_t *units);
 enum ops_verdict op_store(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe, uint32_t *units);

@@ -35,16 +35,23 @@ enum ops_verdict op_alloc(struct ring *r, struct ring_op *op, struct kvb_cqe *cq
 	return ops_batch(op, &b, n, cqe);
 }
 
-void op_alloc_cancel(struct ring *r, struct ring_op *op)
+bool op_alloc_cancel(struct ring *r, struct ring_op *op, uint32_t *units)
 {
 	struct core_member *m = ops_member(r, op);
 	const kvb_page_t *pages = ring_results(r, &op->sqe, 0, op->sqe.count, sizeof(kvb_page_t));
-	uint32_t from = 0;
 
-	while (m && from < op->done)
-		from += core_free(&r->session->server->core, m, pages + from, op->done - from)
-				.done +
-			1; /* one that the client has freed itself is passed over */
+	while (m && op->done && *units) {
+		uint32_t n = op->done < *units ? op->done : *units, given = 0;
+		const kvb_page_t *last = pages + op->done - n;
+
+		while (given < n)
+			given += core_free(&r->session->server->core, m, last + given, n - given)
+					 .done +
+				 1; /* one that the client has freed itself is passed over */
+		op->done -= n;
+		*units -= n;
+	}
+	return !m || !op->done;
 }
 
 /* The operations whose operands are pages and whose result is how many. */

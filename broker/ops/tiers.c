@@ -36,16 +36,25 @@ static struct core_lookup lookup_of(const struct ring_op *op, int ns)
 
 /* ---- LOAD ---------------------------------------------------------------------------------- */
 
-/* Gives back what the entry has leased from its `from`th page on. */
-static void unload(struct ring *r, struct ring_op *op, uint32_t from)
+/* Gives back what the entry has leased from its `from`th page on, the last first. False: not all
+ * yet, out of units. */
+static bool unload(struct ring *r, struct ring_op *op, uint32_t from, uint32_t *units)
 {
 	struct core_member *m = ops_member(r, op);
 	kvb_page_t *pages = ring_results(r, &op->sqe, 0, op->sqe.count, sizeof(*pages));
 
-	while (m && from < op->done)
-		from += core_release(&r->session->server->core, m, pages + from, op->done - from)
-				.done +
-			1; /* one that the client has released itself is passed over */
+	while (m && from < op->done && *units) {
+		uint32_t n = op->done - from < *units ? op->done - from : *units, given = 0;
+		const kvb_page_t *last = pages + op->done - n;
+
+		while (given < n)
+			given += core_release(&r->session->server->core, m, last + given, n - given)
+					 .done +
+				 1; /* one that the client has released itself is passed over */
+		op->done -= n;
+		*units -= n;
+	}
+	return !m || from >= op->done;
 }
 
 /* Making room for pages costs more than their keys. */
@@ -77,11 +86,14 @@ static bool load_more(struct ring *r, struct ring_op *op, struct core_member *m,
 	return b.done > 0;
 }
 
-static enum ops_verdict load_done(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe)
+static enum ops_verdict load_done(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe,
+				  uint32_t *units)
 {
 	struct core *core = &r->session->server->core;
 
-	unload(r, op, op->lead);
+	op->ending = true;
+	if (!unload(r, op, op->lead, units))
+		return OPS_MORE;
 	core->h->n.loads++;
 	core->h->n.load_hits += op->lead;
 	cqe->res = (int32_t)op->lead;
@@ -110,6 +122,8 @@ enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 		ring_fence_set(r, &op->sqe);
 		return ops_fail(cqe, -ENOENT);
 	}
+	if (op->ending)
+		return load_done(r, op, cqe, units);
 	if (!op->until_ns)
 		op->until_ns = deadline_ns(s, op->sqe.arg);
 	if (!has_below(s, m))
@@ -121,16 +135,18 @@ enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 	if (failed)
 		s->core.h->n.load_failed++;
 	if (failed || (op->lead == op->done && (op->broken || op->done == op->sqe.count)))
-		return load_done(r, op, cqe);
+		return load_done(r, op, cqe, units);
 	if (s->now_ns >= op->until_ns)
-		return load_done(r, op, cqe);
+		return load_done(r, op, cqe, units);
 	return *units || stuck ? OPS_PARK : OPS_MORE;
 }
 
-void op_load_cancel(struct ring *r, struct ring_op *op)
+bool op_load_cancel(struct ring *r, struct ring_op *op, uint32_t *units)
 {
-	unload(r, op, 0);
+	if (!unload(r, op, 0, units))
+		return false;
 	ring_fence_set(r, &op->sqe);
+	return true;
 }
 
 /* ---- PREFETCH, STORE ----------------------------------------------------------------------- */

@@ -158,18 +158,24 @@ START_TEST(what_a_cancelled_alloc_has_taken_goes_back)
 }
 END_TEST
 
+/* Keys 0..SLAB_PAGES-1 are below only, and the device is free. */
+static void sink_all(void)
+{
+	cache(0, SLAB_PAGES);
+	submit(KVB_OP_ALLOC, 1, SLAB_PAGES, 0);
+	copy();
+	expect(1, SLAB_PAGES);
+	memcpy(peer_operands(&peer, 0), peer_results(&peer, 0), SLAB_PAGES * sizeof(kvb_page_t));
+	ck_assert_int_eq(call(KVB_OP_FREE, SLAB_PAGES), SLAB_PAGES);
+}
+
 /* Keys that another LOAD brings up cannot be had before it has: that is no reason to be polled. */
 START_TEST(a_load_that_waits_lets_others_pass)
 {
 	struct kvb_hash hash[SLAB_PAGES];
 
 	begin();
-	cache(0, SLAB_PAGES);
-	submit(KVB_OP_ALLOC, 1, SLAB_PAGES, 0); /* all go down */
-	copy();
-	expect(1, SLAB_PAGES);
-	memcpy(peer_operands(&peer, 0), peer_results(&peer, 0), SLAB_PAGES * sizeof(kvb_page_t));
-	ck_assert_int_eq(call(KVB_OP_FREE, SLAB_PAGES), SLAB_PAGES);
+	sink_all();
 	for (uint32_t i = 0; i < SLAB_PAGES; i++)
 		hash[i] = (struct kvb_hash){ { i, 1 } };
 	memcpy(peer_operands(&peer, 0), hash, sizeof(hash));
@@ -189,9 +195,94 @@ START_TEST(a_load_that_waits_lets_others_pass)
 }
 END_TEST
 
+#define MANY 1000u
+
+/* Leases of all clients, each as often as it was taken. */
+static uint32_t times_leased(void)
+{
+	uint32_t times = 0;
+
+	for (uint32_t i = 0; i < server.core.h->limits.leases; i++)
+		times += server.core.leases[i].count;
+	return times;
+}
+
+/* Parks a LOAD of a key that is on its way, and of one that is here, very often. */
+static void load_many(uint64_t timeout_ns)
+{
+	struct kvb_hash *hash;
+
+	sink_all();
+	cache(100, 1);
+	hash = peer_operands(&peer, 0);
+	hash[0] = (struct kvb_hash){ { 0, 1 } };
+	for (uint32_t i = 1; i < MANY; i++)
+		hash[i] = (struct kvb_hash){ { 100, 1 } };
+	submit(KVB_OP_LOAD, 2, MANY, timeout_ns);
+	for (unsigned i = 0; i < MANY; i++)
+		pump(NULL);
+	ck_assert_uint_eq(times_leased(), MANY);
+	ck_assert_uint_eq(server.parked, 1);
+}
+
+/* Gives back MANY leases, no more in a turn than a turn has units. */
+static void give_back(void)
+{
+	for (uint32_t before = MANY, now; before; before = now) {
+		ck_assert(!peer_cqe_ready(&peer));
+		server.parked_look_ns = server.now_ns;
+		pump(NULL);
+		now = times_leased();
+		ck_assert_uint_le(before - now, RING_TURN_UNITS);
+		ck_assert(now < before || now == MANY);
+	}
+}
+
+START_TEST(a_load_that_is_cancelled_gives_back_in_slices)
+{
+	begin();
+	load_many(0);
+	submit(KVB_OP_CANCEL, 3, 0, 2);
+	submit(KVB_OP_CANCEL, 4, 0, 2);
+	pump(NULL);
+	expect(3, 0);
+	expect(4, -ENOENT); /* it waits for nothing any more */
+	ck_assert_uint_ge(times_leased(), MANY - RING_TURN_UNITS);
+	ck_assert_uint_gt(times_leased(), 0);
+	for (unsigned i = 0; i < TURNS; i++) {
+		server.parked_look_ns = server.now_ns;
+		pump(NULL);
+	}
+	expect(2, -ECANCELED);
+	ck_assert_uint_eq(times_leased(), 0);
+	ck_assert_uint_eq(server.parked, 0);
+	end();
+}
+END_TEST
+
+START_TEST(a_load_whose_time_is_over_gives_back_in_slices)
+{
+	struct ring *r = NULL;
+
+	begin();
+	load_many(60000000000ull);
+	for (uint32_t i = 0; i < server.sessions_max; i++) {
+		if (server.sessions[i].ring && server.sessions[i].ring->parked)
+			r = server.sessions[i].ring;
+	}
+	r->parked_op[0].until_ns = 1;
+	give_back();
+	expect(2, 0);
+	ck_assert_uint_eq(server.parked, 0);
+	end();
+}
+END_TEST
+
 static const struct suite_case cases[] = {
 	{ &what_a_cancelled_alloc_has_taken_goes_back },
 	{ &a_load_that_waits_lets_others_pass },
+	{ &a_load_that_is_cancelled_gives_back_in_slices },
+	{ &a_load_whose_time_is_over_gives_back_in_slices },
 	{ NULL },
 };
 
