@@ -24,6 +24,8 @@
 #include "cuda_driver/gpu.h"
 
 #define WORKER_DEVICES_MAX 16u
+#define WORKER_CLOSE_NS (3 * 1000 * 1000) /* after the last that is to be taken back */
+#define WORKER_PUT_OFF 64u
 #define WORKER_CALM_NS (10 * 1000 * 1000) /* after work, before memory is made ahead */
 #define WORKER_LOOK_S 2                   /* between two looks at a device that has nothing to do */
 
@@ -43,6 +45,7 @@ struct worker_unit {
 	pthread_cond_t work;
 	struct worker_queue jobs;
 	bool rest, rests; /* asked for, and done */
+	unsigned put_off; /* times that what is to be taken back has waited */
 };
 
 struct worker {
@@ -147,6 +150,44 @@ static bool worker_make_ahead(struct worker_unit *unit)
 	return more;
 }
 
+/* Until a time from now; true: nothing has come meanwhile. With the lock held, but not in between.
+ */
+static bool worker_pause(struct worker_unit *unit, long ns)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += ns;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	return pthread_cond_clockwait(&unit->work, &unit->worker->lock, CLOCK_MONOTONIC, &until) ==
+	       ETIMEDOUT;
+}
+
+/*
+ * A client that gives slabs back unmaps them one after the other, and a driver lets one caller
+ * through at a time: what is to be taken back waits until no more comes, unless somebody wants
+ * memory, or for so many rounds. True: look again.
+ */
+static bool worker_puts_off(struct worker_unit *unit)
+{
+	const struct worker_node *node = unit->jobs.first;
+
+	if (!node || !unit->dev->ops->ahead || unit->put_off >= WORKER_PUT_OFF)
+		return false;
+	for (; node; node = node->next) {
+		if (!node->job.close)
+			return false;
+	}
+	if (worker_pause(unit, WORKER_CLOSE_NS))
+		unit->put_off = WORKER_PUT_OFF;
+	else
+		unit->put_off++;
+	return true;
+}
+
 /* With the lock held, but not while it waits or looks. Jobs, an order or an end may have come. */
 static void worker_wait(struct worker_unit *unit)
 {
@@ -166,24 +207,6 @@ static void worker_wait(struct worker_unit *unit)
 	pthread_mutex_lock(&w->lock);
 }
 
-/*
- * After work, with the lock held but not while it waits: whoever has been given memory maps it now,
- * and a driver lets one caller through at a time. True: nothing has come meanwhile.
- */
-static bool worker_calm(struct worker_unit *unit)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += WORKER_CALM_NS;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	return pthread_cond_clockwait(&unit->work, &unit->worker->lock, CLOCK_MONOTONIC, &until) ==
-	       ETIMEDOUT;
-}
-
 static void *worker_main(void *arg)
 {
 	struct worker_unit *unit = arg;
@@ -192,14 +215,19 @@ static void *worker_main(void *arg)
 
 	pthread_mutex_lock(&w->lock);
 	while (!w->stop) {
-		struct worker_node *node = queue_take(&unit->jobs);
-		bool work = node || unit->rest != unit->rests;
+		struct worker_node *node;
 
-		if (work)
-			worker_turn(unit, node);
-		else if (!calm && !worker_calm(unit))
+		if (worker_puts_off(unit))
 			continue;
-		calm = !work;
+		node = queue_take(&unit->jobs);
+		if (node || unit->rest != unit->rests) {
+			worker_turn(unit, node);
+			calm = false;
+			continue;
+		}
+		unit->put_off = 0;
+		/* whoever has been given memory maps it now */
+		calm = calm || worker_pause(unit, WORKER_CALM_NS);
 		if (!calm)
 			continue;
 		if (!worker_make_ahead(unit) && !unit->jobs.first && !w->stop &&

@@ -457,9 +457,24 @@ void bystander_close(struct bystander *by)
 
 /* ---- scenes -------------------------------------------------------------------------------- */
 
+/* An arena that is still being filled gets further fds. */
+static bool arenas_are_filled(const struct broker *b)
+{
+	const struct stats_segment *seg = broker_stats(b);
+
+	for (uint32_t i = 0; i < seg->devices_n; i++) {
+		const struct stats_device *d = &seg->device[i];
+
+		if (d->kind == CORE_KIND_ARENA && d->filled_bytes < d->capacity_bytes)
+			return false;
+	}
+	return true;
+}
+
 void scene_open(struct scene *s, const char *const *options)
 {
 	broker_start(&s->b, options);
+	EVENTUALLY(arenas_are_filled(&s->b));
 	bystander_open(&s->by, &s->b, "default");
 	EVENTUALLY(broker_stats(&s->b)->clients_n == 1);
 	s->fds = broker_fds(&s->b, NULL);
