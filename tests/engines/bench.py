@@ -11,6 +11,7 @@ Beside it, what a pair of calls takes that has no pages, and a chain hash of 16 
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -30,8 +31,10 @@ def options():
 
 class Floor:
     def __init__(self, program, daemon, batch):
+        # Under a sanitizer this interpreter has the runtime preloaded; a program brings its own.
+        own = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         self.proc = subprocess.Popen([program, daemon.sock, str(PAGE_BYTES), "4096", str(batch)], text=True,
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own)
         if self.proc.stdout.readline() != "ready\n":
             raise SystemExit("bench: the C side did not start")
 
