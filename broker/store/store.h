@@ -33,7 +33,7 @@
 
 #define STORE_PARTS_MAX 16u
 #define STORE_PATH_MAX 256u
-#define STORE_PIECES_MAX 256u            /* of a page */
+#define STORE_PIECES_MAX 255u            /* of a page */
 #define STORE_PAGE_BYTES_MAX (64u << 20) /* and a quarter of a segment */
 #define STORE_NS_NONE 0xffffu
 
@@ -48,17 +48,17 @@ struct store_part_cfg {
 struct store_cfg {
 	struct store_part_cfg part[STORE_PARTS_MAX];
 	uint32_t parts;
-	uint64_t segment_bytes; /* of a store that is made; power of two; 0: by its size */
-	uint64_t pages_max;     /* room of the index; 0: for pages of 64 KiB */
-	uint32_t depth;         /* transfers in flight a part; 0: 32 */
-	uint32_t depth_write;   /* of those, writes; 0: 16 */
-	uint32_t depth_beside;  /* writes in flight while reads are wanted; 0: 1 */
-	uint32_t flush_ms;      /* flush by itself so often while there are writes; 0: 1000 */
-	uint32_t lock_wait_ms;  /* a killed owner's lock goes late; 0: 5000 */
-	bool threads;           /* the thread pool also where io_uring is to be had */
-	bool no_verify;         /* do not check what was read, nor sum what is written */
-	bool read_only;         /* for kvb-store: nothing is written */
-	bool empty;             /* whatever was there is given up */
+	uint64_t segment_bytes;       /* of a store that is made; power of two; 0: by its size */
+	uint64_t pages_max;           /* room of the index; 0: for pages of 64 KiB */
+	uint32_t depth;               /* transfers in flight a part; 0: 32 */
+	uint32_t depth_write;         /* of those, writes; 0: 16 */
+	uint32_t depth_beside;        /* writes in flight while reads are wanted; 0: 1 */
+	uint32_t flush_ms;            /* flush by itself so often while there are writes; 0: 1000 */
+	uint32_t lock_wait_ms;        /* a killed owner's lock goes late; 0: 5000 */
+	bool threads;                 /* the thread pool also where io_uring is to be had */
+	bool no_verify;               /* do not check what was read: who asked will */
+	bool read_only;               /* for kvb-store: nothing is written */
+	bool empty;                   /* whatever was there is given up */
 	const struct engine_ops *ops; /* NULL: io_uring, or threads where it is forbidden */
 	void *ops_arg;
 	/* While the index is rebuilt. */
@@ -85,6 +85,8 @@ struct store *store_abandon(struct store *s);
 int store_event(const struct store *s);
 /* True: store_poll() has something to do, whatever store_event() says. */
 bool store_pending(const struct store *s);
+/* When it wants to be polled at the latest (CLOCK_MONOTONIC); UINT64_MAX: there is no hurry. */
+uint64_t store_next_ns(const struct store *s);
 
 /* Memory that pages lie in often: registered with the kernel, where it can be. -ENOMEM and such are
  * harmless: transfers are slower then. */
@@ -140,8 +142,8 @@ bool store_find(const struct store *s, const struct store_key *key);
 /*
  * Writes a page: `n` pieces, one behind the other. Its size is a multiple of 64 B. crc: crc32c of
  * the pieces, or NULL to have it made. Reported 0 also where the page is there already.
- * Refusals, at once: -EINVAL, -EAGAIN (too much is queued: ask again after a report), -ENOSPC (no
- * room in the table of namespaces), -EROFS, -EIO (the store failed).
+ * Refusals, at once: -EINVAL, -EAGAIN (too much is queued: ask again after a report), -ESTALE (of a
+ * past epoch), -EROFS, -EIO (the store failed), -ENOMEM.
  */
 int store_put(struct store *s, const struct store_key *key, const struct iovec *piece, uint32_t n,
 	      const uint32_t *crc, void *user);
@@ -207,15 +209,16 @@ struct store_stats {
 	uint64_t segment_bytes;
 	uint64_t puts, puts_failed, puts_present;
 	uint64_t gets, gets_missed, gets_late, gets_failed;
-	uint64_t mismatches;        /* read, and not what was written */
+	uint64_t mismatches; /* read, and not what was written */
 	uint64_t page_bytes_read, page_bytes_written;
 	uint64_t evicted_pages, forward_pages, forward_bytes;
-	uint64_t bounced;           /* pages through memory of the store's: not aligned */
+	uint64_t bounced; /* pages through memory of the store's: not aligned */
 	uint64_t flushes, flushes_failed;
 	uint64_t commits;
 	uint64_t recovered_pages, recovered_stale, recovered_torn, recovered_segments;
 	uint64_t recovery_ns;
 	uint32_t namespaces, parts;
+	bool reset; /* at open a part was taken for empty: no two superblocks agreed */
 	struct store_part_stats part[STORE_PARTS_MAX];
 };
 
