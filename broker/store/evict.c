@@ -42,8 +42,7 @@ static struct segment *choose(struct part *p, bool behind)
 
 static bool index_is_full(const struct store *s)
 {
-	return s->index.used + s->index.used / 64 + FORMAT_GROUP_MAX * GROUPS_MAX >=
-	       s->index.used_max;
+	return s->index.used + s->parts * FORMAT_GROUP_MAX * GROUPS_MAX >= s->index.used_max;
 }
 
 static struct segment *wanted(struct part *p)

@@ -179,6 +179,7 @@ static int real_open(void *arg, const struct engine_file_want *want, struct engi
 
 static void real_close(void *arg, int fd)
 {
+	(void)flock(fd, LOCK_UN); /* a ring that goes may hold the file a little longer */
 	close(fd);
 }
 

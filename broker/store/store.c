@@ -21,6 +21,7 @@
 #define ROUNDS_MAX 16u
 #define CLOSE_WAIT_NS (20ull * 1000 * 1000)
 #define CHECK_NS (1000ull * 1000 * 1000)
+#define INDEX_SPARE (2 * FORMAT_GROUP_MAX * GROUPS_MAX) /* of a part: what may be on its way */
 #define PAGE_BYTES_USUAL (64u << 10)
 
 _Static_assert(STORE_PAGE_BYTES_MAX == FORMAT_PAGE_BYTES_MAX, "what is put can be found");
@@ -575,6 +576,7 @@ static int make_index(struct store *s)
 		bytes += s->part[i].super.part_bytes;
 	if (!pages)
 		pages = bytes / PAGE_BYTES_USUAL;
+	pages += s->parts * INDEX_SPARE;
 	s->index_bytes = index_table_bytes(pages);
 	mem = fault_fails("store-index") ? MAP_FAILED
 					 : mmap(NULL, s->index_bytes, PROT_READ | PROT_WRITE,
