@@ -8,6 +8,9 @@
  * The index knows tags only, so the table of the segment is read to know whose pages it had; where
  * there is none the index is walked. A segment is free when no read of it is in flight.
  *
+ * What was carried is flushed before the segment is free: a page that had survived a power cut
+ * until now still does.
+ *
  * A part that shrinks has the segments behind its new end evicted, whatever their age, and all
  * their hot pages carried.
  */
@@ -70,6 +73,7 @@ void evict_forwarded(struct part *p, struct request *r, int status)
 
 	from->evict.in_flight--;
 	if (status == 0) {
+		from->evict.carried = true;
 		s->stats.forward_pages++;
 		s->stats.forward_bytes += r->bytes;
 	} else if (index_table_remove_at(&s->index, &r->tag, r->segment,
@@ -117,7 +121,7 @@ static bool forward(struct part *p, const struct format_desc *d, const struct in
 	r = store_request_new(s);
 	if (!r)
 		return false;
-	r->bounce = store_units(units);
+	r->bounce = store_units_raw(units);
 	r->kind = REQUEST_FORWARD;
 	r->key = (struct store_key){ .where = { d->where[0], d->where[1] },
 				     .chain = { d->chain[0], d->chain[1] },
@@ -185,7 +189,7 @@ static void start(struct part *p, struct segment *g)
 	*e = (struct evict){ .segment = g };
 	e->budget_units = shrinks(p) ? s->segment_units : s->segment_units / 4;
 	g->state = SEGMENT_EVICTING;
-	e->table = g->table_on_disk && !g->failed ? store_units(units) : NULL;
+	e->table = g->table_on_disk && !g->failed ? store_units_raw(units) : NULL;
 	if (!e->table) {
 		e->read = true;
 		return;
@@ -229,6 +233,26 @@ void evict_free(struct part *p)
 	p->evict.table = NULL;
 }
 
+static void carried_flushed(struct store *s, void *arg, int status)
+{
+	((struct evict *)arg)->flushes--;
+}
+
+static void flush_carried(struct part *p)
+{
+	struct store *s = p->s;
+	struct evict *e = &p->evict;
+
+	e->carried = false;
+	for (uint32_t i = 0; i < s->parts; i++) {
+		if (s->part[i].failed)
+			continue;
+		e->flush[i] = (struct flush_wait){ .done = carried_flushed, .arg = e };
+		e->flushes++;
+		flush_wait(&s->part[i], &e->flush[i]);
+	}
+}
+
 void evict_turn(struct part *p)
 {
 	struct store *s = p->s;
@@ -256,8 +280,12 @@ void evict_turn(struct part *p)
 		s->more = true;
 		return;
 	}
-	if (e->in_flight || e->segment->readers)
+	if (e->in_flight || e->segment->readers || e->flushes)
 		return;
+	if (e->carried) {
+		flush_carried(p);
+		return;
+	}
 	if (!e->table)
 		s->stats.evicted_pages += index_table_sweep(&s->index, segment_id(s, e->segment));
 	evict_free(p);

@@ -134,6 +134,9 @@ struct evict {
 	uint32_t next, in_flight;
 	uint32_t budget_units; /* that may still be carried forward */
 	bool read;
+	bool carried;     /* something; so flushes come before the end */
+	uint32_t flushes; /* on their way */
+	struct flush_wait flush[STORE_PARTS_MAX];
 };
 
 struct part {
@@ -227,7 +230,10 @@ struct store {
 void store_tag(const struct store *s, const uint64_t where[2], const uint64_t chain[2],
 	       uint32_t epoch, struct index_tag *ret);
 void store_report(struct store *s, const struct store_done *done);
-void *store_units(uint64_t units); /* aligned, zeroed; free() */
+void *store_units(uint64_t units);     /* aligned, zeroed; free() */
+void *store_units_raw(uint64_t units); /* not zeroed */
+bool store_locate(const struct store *s, const struct store_key *key, const struct index_tag *tag,
+		  struct index_place *ret);
 struct request *store_request_new(struct store *s);
 void store_request_free(struct store *s, struct request *r);
 /* The page that r describes, as vectors that suit direct I/O. For a write the bytes are there.

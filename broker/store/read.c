@@ -162,8 +162,7 @@ int store_get(struct store *s, const struct store_key *key, const struct iovec *
 		return -EAGAIN;
 	s->stats.gets++;
 	store_tag(s, key->where, key->chain, key->epoch, &r->tag);
-	if (!index_table_find(&s->index, &r->tag, &at) ||
-	    s->part[s->segment[at.segment].part].failed) {
+	if (!store_locate(s, key, &r->tag, &at)) {
 		s->stats.gets_missed++;
 		store_request_free(s, r);
 		return -ENOENT;

@@ -173,7 +173,7 @@ static int tail_read(struct slot *slot, struct segment *g, uint32_t units)
 	if (slot->room_units < units) {
 		free(slot->mem);
 		slot->room_units = units;
-		slot->mem = store_units(units);
+		slot->mem = store_units_raw(units);
 		if (!slot->mem) {
 			slot->room_units = 0;
 			return -ENOMEM;
@@ -282,9 +282,17 @@ static int read_tails(struct store *s, struct slot *slot, uint32_t window)
 	return error;
 }
 
+/* A page lies in a segment, and is no larger than pages may be. */
+static uint32_t page_units_max(const struct store *s)
+{
+	const uint32_t most = FORMAT_PAGE_BYTES_MAX / FORMAT_UNIT;
+
+	return s->segment_units < most ? s->segment_units : most;
+}
+
 static int scan_all(struct store *s)
 {
-	char *mem = store_units(STORE_PAGE_BYTES_MAX / FORMAT_UNIT);
+	char *mem = store_units_raw(page_units_max(s));
 	int error = mem ? 0 : -ENOMEM;
 
 	for (uint32_t i = 0; i < s->segments && !error; i++)

@@ -28,13 +28,20 @@ _Static_assert(STORE_PAGE_BYTES_MAX == FORMAT_PAGE_BYTES_MAX, "what is put can b
 
 /* ---- small things -------------------------------------------------------------------------- */
 
-void *store_units(uint64_t units)
+void *store_units_raw(uint64_t units)
 {
 	void *mem;
 
 	if (fault_fails("store-memory") || posix_memalign(&mem, FORMAT_UNIT, units * FORMAT_UNIT))
 		return NULL;
-	return memset(mem, 0, units * FORMAT_UNIT);
+	return mem;
+}
+
+void *store_units(uint64_t units)
+{
+	void *mem = store_units_raw(units);
+
+	return mem ? memset(mem, 0, units * FORMAT_UNIT) : NULL;
 }
 
 static uint64_t clock_ns(void)
@@ -131,12 +138,14 @@ int store_request_direct(struct store *s, const struct part *p, struct request *
 				(struct iovec){ write ? s->zeros : s->scratch, fill };
 		return 0;
 	}
-	r->bounce = store_units(units);
+	r->bounce = store_units_raw(units);
 	if (!r->bounce)
 		return -ENOMEM;
 	s->stats.bounced++;
-	if (write)
+	if (write) {
 		gather(r->bounce, r->piece, r->n);
+		memset(r->bounce + r->bytes, 0, fill);
+	}
 	r->direct[0] = (struct iovec){ r->bounce, (size_t)units * FORMAT_UNIT };
 	r->io.iov = r->direct;
 	r->io.n_iov = 1;
@@ -181,14 +190,21 @@ void store_tag(const struct store *s, const uint64_t where[2], const uint64_t ch
 	ret->more = (uint32_t)h.high64 & ((1u << 22) - 1);
 }
 
+bool store_locate(const struct store *s, const struct store_key *key, const struct index_tag *tag,
+		  struct index_place *ret)
+{
+	return key->ns < s->ns_count && s->ns[key->ns].epoch == key->epoch &&
+	       index_table_find(&s->index, tag, ret) &&
+	       !s->part[s->segment[ret->segment].part].failed;
+}
+
 bool store_find(const struct store *s, const struct store_key *key)
 {
 	struct index_place at;
 	struct index_tag tag;
 
 	store_tag(s, key->where, key->chain, key->epoch, &tag);
-	return index_table_find(&s->index, &tag, &at) &&
-	       !s->part[s->segment[at.segment].part].failed;
+	return store_locate(s, key, &tag, &at);
 }
 
 void store_forget(struct store *s, const struct store_key *key)

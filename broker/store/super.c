@@ -57,7 +57,7 @@ static bool all_zero(const char *mem, size_t bytes)
 static int read_copy(struct store *s, struct part *p, struct copies *c, uint32_t i)
 {
 	const uint64_t offset = (uint64_t)i * FORMAT_COPY_BYTES;
-	struct format_super *super = store_units(FORMAT_COPY_BYTES / FORMAT_UNIT);
+	struct format_super *super = store_units_raw(FORMAT_COPY_BYTES / FORMAT_UNIT);
 	uint64_t bytes;
 	int error;
 
@@ -347,7 +347,7 @@ int super_commit_init(struct part *p)
 {
 	struct commit *c = &p->commit;
 
-	c->table = store_units(FORMAT_COPY_BYTES / FORMAT_UNIT);
+	c->table = store_units_raw(FORMAT_COPY_BYTES / FORMAT_UNIT);
 	if (!c->table)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < FORMAT_COPIES; i++) {

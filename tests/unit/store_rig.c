@@ -51,8 +51,8 @@ int rig_open(struct rig *r)
 	char why[256];
 	int error;
 
-	r->cfg.gone = page_gone;
-	r->cfg.arg = r;
+	r->cfg.gone = r->cfg.gone ? r->cfg.gone : page_gone;
+	r->cfg.arg = r->cfg.arg ? r->cfg.arg : r;
 	error = store_open(&r->cfg, &r->s, why, sizeof(why));
 	if (error) {
 		ck_assert_uint_gt(strlen(why), 0);
