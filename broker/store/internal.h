@@ -58,6 +58,7 @@ struct segment {
 	uint32_t index;     /* in the part */
 	uint32_t next_unit; /* where the next group goes */
 	uint32_t count;     /* pages described */
+	uint32_t expected;  /* a table that could not be read had so many */
 	uint32_t readers;
 	uint32_t groups; /* in flight */
 	uint8_t state;

@@ -135,6 +135,8 @@ static int scan_segment(struct store *s, struct segment *g, char *mem)
 		unit += head->units;
 	}
 	free(head);
+	if (g->expected > g->count)
+		s->stats.recovered_lost += g->expected - g->count;
 	s->seq = g->seq > s->seq ? g->seq : s->seq;
 	if (g->count == 0) {
 		segment_freed(s, g);
@@ -222,8 +224,10 @@ static uint32_t tail_take(struct slot *slot)
 	if (need > slot->units)
 		return need;
 	table = (const void *)(end - (size_t)need * FORMAT_UNIT);
-	if (!format_table_good(table, t, fold, s->segment_units))
+	if (!format_table_good(table, t, fold, s->segment_units)) {
+		g->expected = t->count;
 		return 0;
+	}
 	g->count = t->count;
 	g->table_on_disk = true;
 	g->state = SEGMENT_CLOSED;

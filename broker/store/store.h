@@ -216,6 +216,7 @@ struct store_stats {
 	uint64_t flushes, flushes_failed;
 	uint64_t commits;
 	uint64_t recovered_pages, recovered_stale, recovered_torn, recovered_segments;
+	uint64_t recovered_lost; /* of tables that can not be read any more, and not scanned up */
 	uint64_t recovery_ns;
 	uint32_t namespaces, parts;
 	bool reset; /* at open a part was taken for empty: no two superblocks agreed */
