@@ -217,6 +217,11 @@ void store_forget(struct store *s, const struct store_key *key)
 		index_table_remove_at(&s->index, &tag, at.segment, at.unit);
 }
 
+void store_verify(struct store *s, bool verify)
+{
+	s->cfg.no_verify = !verify;
+}
+
 /* ---- namespaces ---------------------------------------------------------------------------- */
 
 uint16_t store_ns_open(struct store *s, const uint8_t digest[32], uint32_t epoch,
@@ -741,6 +746,7 @@ struct store *store_close(struct store *s)
 static int open_all(struct store *s, char *why, size_t why_bytes)
 {
 	const uint64_t start_ns = clock_ns();
+	uint64_t index_ns;
 	int error = make_tables(s);
 
 	why[0] = '\0';
@@ -752,8 +758,10 @@ static int open_all(struct store *s, char *why, size_t why_bytes)
 		error = recover_parts(s, why, why_bytes);
 	if (!error)
 		error = make_index(s);
+	index_ns = clock_ns();
 	if (!error)
 		error = recover_pages(s);
+	s->stats.index_ns = clock_ns() - index_ns;
 	if (!error && !s->cfg.read_only)
 		error = super_commit_sync(s);
 	if (error)

@@ -56,7 +56,7 @@ struct store_cfg {
 	uint32_t flush_ms;            /* flush by itself so often while there are writes; 0: 1000 */
 	uint32_t lock_wait_ms;        /* a killed owner's lock goes late; 0: 5000 */
 	bool threads;                 /* the thread pool also where io_uring is to be had */
-	bool no_verify;               /* do not check what was read: who asked will */
+	bool no_verify;         /* do not check what was read: who asked will */
 	bool read_only;               /* for kvb-store: nothing is written */
 	bool empty;                   /* whatever was there is given up */
 	const struct engine_ops *ops; /* NULL: io_uring, or threads where it is forbidden */
@@ -157,6 +157,9 @@ int store_put(struct store *s, const struct store_key *key, const struct iovec *
 int store_get(struct store *s, const struct store_key *key, const struct iovec *piece, uint32_t n,
 	      uint64_t deadline_ns, void *user);
 
+/* Whether what gets read is checked; as store_cfg.no_verify, for the gets from now on. */
+void store_verify(struct store *s, bool verify);
+
 /* The page is no longer wanted: not found any more, until a restart finds it again. */
 void store_forget(struct store *s, const struct store_key *key);
 
@@ -217,7 +220,7 @@ struct store_stats {
 	uint64_t commits;
 	uint64_t recovered_pages, recovered_stale, recovered_torn, recovered_segments;
 	uint64_t recovered_lost; /* of tables that can not be read any more, and not scanned up */
-	uint64_t recovery_ns;
+	uint64_t recovery_ns, index_ns; /* of the open: all of it, and the index alone */
 	uint32_t namespaces, parts;
 	bool reset; /* at open a part was taken for empty: no two superblocks agreed */
 	struct store_part_stats part[STORE_PARTS_MAX];
