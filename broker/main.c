@@ -8,6 +8,8 @@
  * Exit status: 0 stopped as asked, 1 could not start or broke, 2 wrong command line.
  */
 
+#include <stdlib.h>
+
 #include "broker/io/options.h"
 #include "broker/mover/mover.h"
 #include "broker/owner/owner.h"
@@ -15,6 +17,18 @@
 /* Large, and one a process: not on the stack. */
 static struct server_config config;
 static struct server server;
+
+/*
+ * What the driver is to open. A UUID is the driver's to resolve: it alone knows the parts of a GPU
+ * (MIG), of which a process sees no more than one. So the process is let see that device only.
+ */
+static uint32_t driver_ordinal(const struct server_device_config *device)
+{
+	if (!device->uuid[0])
+		return device->ordinal;
+	setenv("CUDA_VISIBLE_DEVICES", device->uuid, 1);
+	return 0;
+}
 
 int main(int argc, char **argv)
 {
@@ -28,10 +42,10 @@ int main(int argc, char **argv)
 		return 2;
 	case OPTIONS_OWNER:
 		log_init(config.log_level);
-		return owner_main(device.ordinal);
+		return owner_main(device.ordinal, driver_ordinal(&device));
 	case OPTIONS_MOVER:
 		log_init(config.log_level);
-		return mover_main(device.kind, device.ordinal);
+		return mover_main(device.kind, device.ordinal, driver_ordinal(&device));
 	case OPTIONS_RUN:
 		break;
 	}

@@ -99,6 +99,13 @@ enum cu_device_attribute {
 	CU_ATTRIBUTE_HOST_NUMA_ID = 134,
 };
 
+/* Of CU_ATTRIBUTE_COMPUTE_MODE: which processes can have a context. */
+enum cu_compute_mode {
+	CU_COMPUTE_DEFAULT = 0, /* all */
+	CU_COMPUTE_PROHIBITED = 2,
+	CU_COMPUTE_EXCLUSIVE_PROCESS = 3, /* one at a time */
+};
+
 enum cu_location_type {
 	CU_LOCATION_DEVICE = 1, /* id is a cu_device */
 	CU_LOCATION_HOST_NUMA = 3,

@@ -49,10 +49,18 @@ static struct cuda_mover *cuda_mover_of(struct gpu_mover *mover)
 	return (struct cuda_mover *)mover; /* base is the first member */
 }
 
-static int cuda_mover_note(struct cuda_mover *m, const char *call, enum cu_result r)
+/* Whatever call it is that returns it: memory is bad that something in flight has touched. */
+static void cuda_mover_judge(struct cuda_mover *m, enum cu_result r)
 {
 	if (cuda_error_is_sticky(r))
 		m->base.spoilt = true;
+	if (r == CU_ERROR_ECC_UNCORRECTABLE || r == CU_ERROR_CONTAINED)
+		m->base.memory_is_bad = true;
+}
+
+static int cuda_mover_note(struct cuda_mover *m, const char *call, enum cu_result r)
+{
+	cuda_mover_judge(m, r);
 	return cuda_error_note(call, r);
 }
 
@@ -104,8 +112,7 @@ static int cuda_mover_map_one(struct cuda_mover *m, int fd, uint64_t bytes, cu_a
 	int error = cuda_device_map(&m->device, fd, bytes, address, &handle);
 
 	if (error) {
-		if (cuda_error_is_sticky(cuda_error_last_result()))
-			m->base.spoilt = true;
+		cuda_mover_judge(m, cuda_error_last_result());
 		return error;
 	}
 	r = m->device.api->mem_release(handle);

@@ -128,6 +128,9 @@ static int owner_read_info(const struct cuda_device *d, struct cuda_owner_info *
 	ret->granularity_bytes = d->granularity_bytes;
 	owner_read_pci_id(d, ret->pci_id, sizeof(ret->pci_id));
 	ret->numa_node = owner_read_numa_node(d, ret->pci_id);
+	if (d->api->device_get_attribute(&ret->compute_mode, CU_ATTRIBUTE_COMPUTE_MODE,
+					 d->device) != CU_OK)
+		ret->compute_mode = CU_COMPUTE_DEFAULT;
 	return 0;
 }
 

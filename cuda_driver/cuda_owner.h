@@ -41,6 +41,7 @@ struct cuda_owner_info {
 	struct cu_uuid uuid;
 	int32_t numa_node;          /* of the host, next to the device; CUDA_NUMA_UNKNOWN */
 	int32_t driver_version;     /* 1000 * major + 10 * minor */
+	int32_t compute_mode;       /* enum cu_compute_mode */
 	uint64_t total_bytes;       /* of the device, used or not */
 	uint64_t granularity_bytes; /* sizes of handles are multiples of it */
 };

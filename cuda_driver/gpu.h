@@ -16,8 +16,8 @@
  *     sees zeros, never the next owner's bytes, because a handle is never used twice.
  *   - create is all or nothing.
  *
- * create, close, rest and finish are for one thread at a time; info and cancel are for any, also
- * while another is in one of these. This knows nothing of the broker.
+ * create, close, ahead, look, rest and finish are for one thread at a time; info and cancel are for
+ * any, also while another is in one of these. This knows nothing of the broker.
  */
 
 #include <stdbool.h>
@@ -46,6 +46,11 @@ struct gpu_info {
 	uint64_t warm_bytes;        /* made ahead of need, and not handed out yet */
 	bool failed;                /* requests fail now, for the reason in why */
 	char why[256];
+	/* Of all of its memory; known says whether anything is */
+	bool memory_known;
+	uint64_t unused_bytes; /* nobody's */
+	uint64_t others_bytes; /* taken by others than the broker */
+	char warning[160];     /* what will not go well though nothing has failed; "" */
 };
 
 struct gpu_ops {
@@ -61,6 +66,8 @@ struct gpu_ops {
 	/* For the thread that creates, while it has nothing to do: makes a little ahead of need.
 	 * False: nothing more is to be made. NULL: it never is. */
 	bool (*ahead)(struct gpu_device *dev);
+	/* For the same thread, every few seconds: sees how the device is. NULL: nothing to see. */
+	void (*look)(struct gpu_device *dev);
 	void (*info)(struct gpu_device *dev, struct gpu_info *ret);
 	/*
 	 * Ends the process that keeps the handles, of which none is left, or starts it again. NULL:

@@ -200,6 +200,11 @@ int gpu_mover_poll(struct gpu_mover *mover, uint32_t batch)
 	return error;
 }
 
+bool gpu_mover_memory_is_bad(const struct gpu_mover *mover)
+{
+	return mover->memory_is_bad;
+}
+
 bool gpu_mover_is_spoilt(const struct gpu_mover *mover)
 {
 	return mover->spoilt;

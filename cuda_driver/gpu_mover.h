@@ -81,4 +81,6 @@ int gpu_mover_submit(struct gpu_mover *mover, enum gpu_direction direction, uint
 int gpu_mover_poll(struct gpu_mover *mover, uint32_t batch);
 
 bool gpu_mover_is_spoilt(const struct gpu_mover *mover);
+/* Why it is: what was in flight read or wrote memory of the device that is damaged. */
+bool gpu_mover_memory_is_bad(const struct gpu_mover *mover);
 bool gpu_mover_has_batch(const struct gpu_mover *mover); /* many copies cost one driver call */

@@ -34,6 +34,7 @@ struct gpu_mover_ops {
 struct gpu_mover {
 	const struct gpu_mover_ops *ops;
 	bool spoilt;
+	bool memory_is_bad;
 	bool has_batch;
 	uint32_t uses;                        /* of slots, for names of batches */
 	uint32_t live[GPU_MOVER_BATCHES_MAX]; /* name of the batch in a slot; 0: free */

@@ -36,6 +36,7 @@ clang-format      command  clang-format
 shellcheck        command  shellcheck
 groff-base        command  groff
 binutils          command  nm
+libssl-dev        module   libcrypto
 '
 
 need_met() { # need_met KIND THING

@@ -213,6 +213,10 @@ bool kvb_socket_hung_up(struct kvb *kvb);
 /* Runs *sqe, whose operands are in the call's part, and waits. 0 with *ret, or negative. */
 int kvb_ring_call(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t timeout_ns,
 		  struct kvb_cqe *ret);
+/* The same in two steps, for who has something to do in between that makes no other call. After an
+ * error of the first there is no second. */
+int kvb_ring_call_start(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t timeout_ns);
+int kvb_ring_call_finish(struct kvb *kvb, uint64_t timeout_ns, struct kvb_cqe *ret);
 /* Sends an own entry now if a slot is free and no entry of the user is half done. */
 bool kvb_ring_try_send(struct kvb *kvb, const struct kvb_sqe *sqe);
 int kvb_ring_send(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t deadline_ns); /* waits */

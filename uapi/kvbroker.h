@@ -366,7 +366,8 @@ enum kvb_op {
  *            wait for this client's acknowledgement. With a lower tier it waits, up to 100 ms, until
  *            what it evicts is written down; KVB_ALLOC_DROP: it does not, and loses it.
  * FREE       ENOENT not a page this client holds, or no longer. With a fence, as SEAL: EBUSY when
- *            KVB_FENCES entries wait already.
+ *            KVB_FENCES entries wait already; ETIME when the word is not reached within a minute:
+ *            nothing is done then, the pages stay the client's.
  * SEAL       res = pages sealed; each leaves one lease with the caller (in a group: a key that other
  *            ranks have not sealed yet is held so, too, and found from when the last one has). A result that names another
  *            page than the operand: the key existed, that page is now leased, the operand's page

@@ -394,17 +394,35 @@ int kvb_poll(struct kvb *kvb)
 
 /* ---- one call ------------------------------------------------------------------------------ */
 
-int kvb_ring_call(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t timeout_ns,
-		  struct kvb_cqe *ret)
+/* After a timeout the entry is still out there with our operands: this connection cannot go on. */
+static int call_over(struct kvb *kvb, int rc, uint64_t timeout_ns)
 {
-	const uint64_t deadline_ns = kvb_deadline_ns(timeout_ns);
+	if (rc == -ETIME)
+		kvb_end(kvb, -ENOTCONN,
+			"the broker did not answer within %llu ms: is it stopped? connect again",
+			(unsigned long long)(timeout_ns / 1000000));
+	return rc;
+}
+
+int kvb_ring_call_start(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t timeout_ns)
+{
 	struct kvb_sqe own = *sqe;
 	int rc;
 
 	kvb->calls = (kvb->calls + 1) & (KVB_OWN_MAGAZINE - 1);
 	kvb->call = own.user_data = KVB_OWN | kvb->calls;
 	kvb->call_done = false;
-	rc = kvb_ring_send(kvb, &own, deadline_ns);
+	rc = kvb_ring_send(kvb, &own, kvb_deadline_ns(timeout_ns));
+	if (rc)
+		kvb->call = 0;
+	return call_over(kvb, rc, timeout_ns);
+}
+
+int kvb_ring_call_finish(struct kvb *kvb, uint64_t timeout_ns, struct kvb_cqe *ret)
+{
+	const uint64_t deadline_ns = kvb_deadline_ns(timeout_ns);
+	int rc = 0;
+
 	while (!rc) {
 		rc = kvb_ring_reap(kvb);
 		if (rc || kvb->call_done)
@@ -412,14 +430,17 @@ int kvb_ring_call(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t timeout_n
 		rc = kvb_ring_wait(kvb, deadline_ns);
 	}
 	kvb->call = 0;
-	/* The entry is still out there with our operands, so this connection cannot go on. */
-	if (rc == -ETIME)
-		kvb_end(kvb, -ENOTCONN,
-			"the broker did not answer within %llu ms: is it stopped? connect again",
-			(unsigned long long)(timeout_ns / 1000000));
 	if (!rc)
 		*ret = kvb->call_cqe;
-	return rc;
+	return call_over(kvb, rc, timeout_ns);
+}
+
+int kvb_ring_call(struct kvb *kvb, const struct kvb_sqe *sqe, uint64_t timeout_ns,
+		  struct kvb_cqe *ret)
+{
+	int rc = kvb_ring_call_start(kvb, sqe, timeout_ns);
+
+	return rc ? rc : kvb_ring_call_finish(kvb, timeout_ns, ret);
 }
 
 /* ---- what the user fills entries with ------------------------------------------------------ */

@@ -131,33 +131,71 @@ void kvb_on_revoke(struct kvb *kvb, kvb_revoke_fn fn, void *arg)
 	kvb->revoke_arg = arg;
 }
 
-/* Asks whether one revoked slab can go; 1 it went, 0 not yet. */
-static int reclaim_slab(struct kvb_space *s, uint32_t n)
+/* The daemon has taken a slab back: its memory goes, if it has not gone for a new grant already. */
+static int let_slab_go(struct kvb_space *s, uint32_t n)
 {
-	const struct kvb_sqe sqe = {
-		.opcode = KVB_OP_RECLAIM_ACK,
-		.space = (uint16_t)s->handle,
-		.arg = n,
-	};
 	struct kvb_slot *slot = &s->slot[n];
-	struct kvb_cqe cqe;
-	int rc;
 
-	slot->flags |= KVB_SLOT_RECLAIMING;
-	rc = kvb_ring_call(s->kvb, &sqe, s->kvb->timeout_ns, &cqe);
-	if (rc)
-		return rc;
+	if (slot->flags & KVB_SLOT_RECLAIMING) {
+		slot->flags = 0;
+		s->revoked--;
+		unmap_slab(s, n);
+	}
+	return s->kvb->dead;
+}
+
+/* What the daemon said about a slab: 1 it takes it back, 0 not, or not yet. */
+static int reclaim_answered(struct kvb_space *s, uint32_t n, int32_t res)
+{
+	struct kvb_slot *slot = &s->slot[n];
+
 	if (!(slot->flags & KVB_SLOT_RECLAIMING))
 		return 1; /* gone, and granted anew meanwhile */
+	if (res >= 0)
+		return 1;
 	slot->flags &= ~KVB_SLOT_RECLAIMING;
-	if (cqe.res == -EBUSY)
-		return 0;
-	slot->flags = 0;
-	s->revoked--;
-	if (cqe.res < 0)
-		return 0; /* the daemon no longer wants it */
-	unmap_slab(s, n);
-	return s->kvb->dead ? s->kvb->dead : 1;
+	if (res != -EBUSY) { /* the daemon no longer wants it */
+		slot->flags = 0;
+		s->revoked--;
+	}
+	return 0;
+}
+
+/*
+ * Asks for every revoked slab whether it can go. The memory of one goes while the daemon is asked
+ * for the next: unmapping takes longer than the answer. Returns how many went.
+ */
+static int reclaim_slabs(struct kvb_space *s)
+{
+	struct kvb *kvb = s->kvb;
+	uint32_t going = s->slots; /* none */
+	int n = 0, rc = 0;
+
+	for (uint32_t slot = 0; slot < s->slots && !rc; slot++) {
+		const struct kvb_sqe sqe = {
+			.opcode = KVB_OP_RECLAIM_ACK,
+			.space = (uint16_t)s->handle,
+			.arg = slot,
+		};
+		struct kvb_cqe cqe;
+
+		if (!(s->slot[slot].flags & KVB_SLOT_REVOKED))
+			continue;
+		s->slot[slot].flags |= KVB_SLOT_RECLAIMING;
+		rc = kvb_ring_call_start(kvb, &sqe, kvb->timeout_ns);
+		if (going < s->slots)
+			let_slab_go(s, going);
+		going = s->slots;
+		if (!rc)
+			rc = kvb_ring_call_finish(kvb, kvb->timeout_ns, &cqe);
+		if (!rc && reclaim_answered(s, slot, cqe.res)) {
+			going = slot;
+			n++;
+		}
+	}
+	if (going < s->slots)
+		let_slab_go(s, going);
+	return rc ? rc : kvb->dead ? kvb->dead : n;
 }
 
 int kvb_quiet_point(struct kvb *kvb)
@@ -172,11 +210,9 @@ int kvb_quiet_point(struct kvb *kvb)
 			continue;
 		if (s->magazine.recall)
 			rc = kvb_magazine_flush(s);
-		for (uint32_t slot = 0; slot < s->slots && s->revoked && rc >= 0; slot++)
-			if (s->slot[slot].flags & KVB_SLOT_REVOKED) {
-				rc = reclaim_slab(s, slot);
-				n += rc > 0;
-			}
+		if (rc >= 0)
+			rc = reclaim_slabs(s);
+		n += rc > 0 ? rc : 0;
 		rc = rc > 0 ? 0 : rc;
 	}
 	if (!rc)

@@ -19,7 +19,7 @@
 #include "broker/core/core.h"
 
 #define STATS_MAGIC 0x737461747642564bull
-#define STATS_VERSION 3u
+#define STATS_VERSION 4u
 #define STATS_SPACES_MAX 256u
 #define STATS_CLIENTS_MAX 1024u
 #define STATS_TENANTS_MAX 256u
@@ -38,6 +38,7 @@ struct stats_device {
 	char driver[16];     /* "host", "cuda" */
 	char model[64];      /* "" where there is none */
 	char why[256];       /* of failed */
+	char warning[160];   /* what will not go well; "" */
 	char below_why[256]; /* of a tier below that is not ready */
 	uint32_t kind, ordinal;
 	int32_t node;      /* NUMA node it is on, or near; -1: not known */
@@ -49,9 +50,10 @@ struct stats_device {
 	uint32_t below_ready;    /* pages can go there and come back now */
 	uint32_t ripe;           /* pages next to go */
 	uint32_t drain;          /* enum stats_drain */
-	uint32_t resv;
+	uint32_t memory_known;   /* the next line is */
 	uint64_t capacity_bytes, granted_bytes, draining_bytes, handle_bytes;
-	uint64_t warm_bytes; /* made ahead of need, granted to nobody */
+	uint64_t unused_bytes, others_bytes; /* of the GPU: nobody's; taken by others */
+	uint64_t warm_bytes;                 /* made ahead of need, granted to nobody */
 	uint64_t held_bytes, sealed_bytes, arriving_bytes,
 		free_bytes; /* of granted; pages of live and draining slabs */
 	uint64_t pages, pages_free;
@@ -63,6 +65,7 @@ struct stats_device {
 	uint64_t dropped; /* evicted without a copy below */
 	uint64_t transfers_failed;
 	uint64_t checksum_misses; /* of those */
+	uint64_t retired;         /* slabs whose memory was bad */
 	/* of an arena: its memory that is there, and of that, what lies on another node */
 	uint64_t filled_bytes, misplaced_bytes;
 };

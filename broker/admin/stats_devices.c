@@ -32,10 +32,14 @@ static void fill_driver(struct gpu_device *dev, struct stats_device *sd)
 	copy_text(sd->driver, sizeof(sd->driver), info.driver);
 	copy_text(sd->model, sizeof(sd->model), info.model);
 	copy_text(sd->why, sizeof(sd->why), info.why);
+	copy_text(sd->warning, sizeof(sd->warning), info.warning);
 	sd->node = info.node;
 	sd->owner_pid = info.owner_pid;
 	sd->failed = info.failed;
 	sd->warm_bytes = info.warm_bytes;
+	sd->memory_known = info.memory_known;
+	sd->unused_bytes = info.unused_bytes;
+	sd->others_bytes = info.others_bytes;
 }
 
 static void fill_device(const struct server *s, unsigned device, struct stats_device *sd)
@@ -95,6 +99,7 @@ static void fill_core(const struct core_device *d, struct stats_device *sd)
 	sd->dropped = d->dropped;
 	sd->transfers_failed = d->transfers_failed;
 	sd->checksum_misses = d->checksum_misses;
+	sd->retired = d->retired;
 }
 
 /* Pages of its slabs, by what they are; pages that are next to go, and on their way. */

@@ -247,7 +247,9 @@ uint32_t core_load_arrived(const struct core *c, const struct core_member *m,
 /* The next transfer of a device, up before down, in order: index, FLIGHT now; CORE_NONE16: none. */
 unsigned core_next_transfer(struct core *c, unsigned device);
 /* Its end. DOWN: sum is the checksum of what was written. error: -EBADMSG, a checksum does not fit
- * (the lower page is given up); any other negative errno: nothing is known to be wrong with it. */
+ * (the lower page is given up); -EHWPOISON: the device's memory may be bad (the upper page's slab
+ * is retired: revoked and not used again); any other negative errno: nothing is known to be wrong.
+ */
 void core_transfer_done(struct core *c, unsigned transfer, int error, uint32_t sum);
 
 /* ---- slabs (slab.c, grow.c) ---------------------------------------------------------------- */

@@ -15,52 +15,50 @@
 
 #include "broker/core/internal.h"
 
-/* The upper space of a rank; CORE_NONE16: it has none yet. */
-static unsigned rank_space(const struct core *c, const struct core_space *s, uint32_t rank)
+/* A space of the group of s, of whatever rank and tier. A rank may have several: an engine that
+ * came back with other pages leaves its old space behind. */
+static bool is_of_group(const struct core_space *o, const struct core_space *s)
 {
+	return o->used && o->tenant == s->tenant && o->group == s->group && o->ranks == s->ranks;
+}
+
+/* Bit r: rank r has a page under the key of p. */
+static uint32_t ranks_having(const struct core *c, const struct core_space *s,
+			     const struct core_page *p)
+{
+	uint32_t ranks = 0;
+
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
 		const struct core_space *o = &c->spaces[i];
 
-		if (o->used && o->above == CORE_NONE16 && o->tenant == s->tenant &&
-		    o->group == s->group && o->ranks == s->ranks && o->rank == rank)
-			return i;
+		if (is_of_group(o, s) && !(ranks >> o->rank & 1) &&
+		    core_tier_find(c, i, p) != CORE_NONE)
+			ranks |= 1u << o->rank;
 	}
-	return CORE_NONE16;
-}
-
-/* A rank's pages under the key of p: on the device, and below; CORE_NONE. */
-struct rank_pages {
-	uint32_t page[2];
-};
-
-static struct rank_pages find_in_rank(const struct core *c, const struct core_space *s,
-				      uint32_t rank, const struct core_page *p)
-{
-	unsigned upper = rank_space(c, s, rank);
-	struct rank_pages ret = { { CORE_NONE, CORE_NONE } };
-
-	if (upper == CORE_NONE16)
-		return ret;
-	ret.page[0] = core_tier_find(c, upper, p);
-	if (c->spaces[upper].below != CORE_NONE16)
-		ret.page[1] = core_tier_find(c, c->spaces[upper].below, p);
-	return ret;
-}
-
-static bool is_none(struct rank_pages pages)
-{
-	return pages.page[0] == CORE_NONE && pages.page[1] == CORE_NONE;
+	return ranks;
 }
 
 bool core_group_complete(const struct core *c, uint32_t page)
 {
 	const struct core_space *s = &c->spaces[core_slab_of(c, page)->space];
 
-	for (uint32_t rank = 0; rank < s->ranks && s->ranks > 1; rank++) {
-		if (is_none(find_in_rank(c, s, rank, &c->pages[page])))
-			return false;
+	return s->ranks == 1 || ranks_having(c, s, &c->pages[page]) == (1u << s->ranks) - 1;
+}
+
+/* All pages of the group under the key of p are PENDING, or found. */
+static void set_pending(struct core *c, const struct core_space *s, const struct core_page *p,
+			bool pending)
+{
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		uint32_t page = is_of_group(&c->spaces[i], s) ? core_tier_find(c, i, p) : CORE_NONE;
+
+		if (page == CORE_NONE)
+			continue;
+		if (pending)
+			c->pages[page].flags |= CORE_PAGE_PENDING;
+		else
+			c->pages[page].flags &= (uint16_t)~CORE_PAGE_PENDING;
 	}
-	return true;
 }
 
 void core_group_sealed(struct core *c, uint32_t page)
@@ -69,18 +67,10 @@ void core_group_sealed(struct core *c, uint32_t page)
 
 	if (s->ranks == 1)
 		return;
-	if (!core_group_complete(c, page)) {
+	if (core_group_complete(c, page))
+		set_pending(c, s, &c->pages[page], false);
+	else
 		c->pages[page].flags |= CORE_PAGE_PENDING;
-		return;
-	}
-	for (uint32_t rank = 0; rank < s->ranks; rank++) {
-		struct rank_pages there = find_in_rank(c, s, rank, &c->pages[page]);
-
-		for (unsigned i = 0; i < 2; i++) {
-			if (there.page[i] != CORE_NONE)
-				c->pages[there.page[i]].flags &= (uint16_t)~CORE_PAGE_PENDING;
-		}
-	}
 }
 
 /* A pending page of another rank: it is of no use now. */
@@ -99,19 +89,14 @@ void core_group_lost(struct core *c, uint32_t page)
 	const struct core_page key = c->pages[page];
 
 	if (s->ranks == 1 || key.flags & CORE_PAGE_PENDING ||
-	    !is_none(find_in_rank(c, s, s->rank, &key)))
+	    ranks_having(c, s, &key) >> s->rank & 1)
 		return;
-	for (uint32_t rank = 0; rank < s->ranks; rank++) {
-		struct rank_pages there = find_in_rank(c, s, rank, &key);
+	set_pending(c, s, &key, true); /* before one goes: no loss is told twice */
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		uint32_t other =
+			is_of_group(&c->spaces[i], s) ? core_tier_find(c, i, &key) : CORE_NONE;
 
-		/* both pending before one is looked at: no loss is told twice */
-		for (unsigned i = 0; i < 2; i++) {
-			if (there.page[i] != CORE_NONE)
-				c->pages[there.page[i]].flags |= CORE_PAGE_PENDING;
-		}
-		for (unsigned i = 0; i < 2; i++) {
-			if (there.page[i] != CORE_NONE)
-				abandon(c, there.page[i]);
-		}
+		if (other != CORE_NONE)
+			abandon(c, other);
 	}
 }

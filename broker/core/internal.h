@@ -250,6 +250,8 @@ static inline bool core_tier_usable(const struct core *c, const struct core_spac
  * -ENOSPC: there is no room below and none can be made.
  */
 int core_tier_down(struct core *c, struct core_space *s, uint32_t page);
+/* Would another copy below take the place of one that is as good? Then it is not made. */
+bool core_tier_crowded(const struct core *c, const struct core_space *s);
 /* Is the first memory below on its way? Until then there is nothing to write to. */
 bool core_tier_coming(const struct core *c, const struct core_space *s);
 /* The list of what goes next. */
@@ -288,6 +290,7 @@ void core_transfer_start(struct core *c, enum core_direction direction, uint32_t
 /* Index, or -ENOSPC when the tables have no room. Charges nothing: grow.c does. */
 int core_slab_create(struct core *c, struct core_space *s);
 void core_slab_revoke(struct core *c, struct core_slab *slab, uint64_t grace_ns);
+void core_slab_retire(struct core *c, struct core_slab *slab); /* once, whatever its state */
 void core_slab_try_close(struct core *c, struct core_slab *slab);
 void core_slab_unmap(struct core *c, struct core_member *m,
 		     unsigned slot); /* m gives up its memory */

@@ -19,6 +19,7 @@
 
 #define EVICT_BATCH 32u
 #define EVICT_WORK 4096u /* pages one ALLOC may look at for victims */
+#define COPY_WORK 64u    /* of those, what starting the copy of one stands for */
 
 static void next_generation(struct core_page *p)
 {
@@ -91,11 +92,15 @@ void core_page_unhold(struct core *c, struct core_member *m, uint32_t page)
 
 void core_page_unindex(struct core *c, uint32_t page)
 {
-	if (!(c->pages[page].flags & CORE_PAGE_INDEXED))
+	uint16_t flags = c->pages[page].flags;
+
+	if (!(flags & CORE_PAGE_INDEXED))
 		return;
-	core_tier_part(c, page);
+	if (flags & (CORE_PAGE_BELOW | CORE_PAGE_ABOVE))
+		core_tier_part(c, page);
 	core_index_remove(c, page);
-	core_group_lost(c, page);
+	if (c->spaces[core_slab_of(c, page)->space].ranks > 1)
+		core_group_lost(c, page);
 }
 
 void core_page_unseal(struct core *c, uint32_t page)
@@ -300,10 +305,13 @@ static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint3
 		core_ripe_remove(c, s, page);
 		if (p->leases || p->flags & CORE_PAGE_BUSY)
 			continue; /* its release, or the end of its transfer, brings it back */
-		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page))
+		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page) &&
+		    !core_tier_crowded(c, s))
 			r = core_tier_down(c, s, page);
-		if (r == 0)
+		if (r == 0) {
+			*work -= *work < COPY_WORK ? *work : COPY_WORK;
 			continue;
+		}
 		if (r != -EAGAIN)
 			return page;
 		core_ripe_prepend(c, s, page);

@@ -199,6 +199,20 @@ void core_slab_revoke(struct core *c, struct core_slab *slab, uint64_t grace_ns)
 	core_slab_try_close(c, slab);
 }
 
+/*
+ * Revoked as any, and what is in it is not written down. Its handles are closed and never handed
+ * out again by us; that bad memory does not come back in new ones is the driver's part.
+ */
+void core_slab_retire(struct core *c, struct core_slab *slab)
+{
+	if (slab->retired)
+		return;
+	slab->retired = 1;
+	c->h->device[c->spaces[slab->space].device].retired++;
+	if (slab->state == CORE_SLAB_LIVE)
+		core_slab_revoke(c, slab, c->revoke_grace_ns);
+}
+
 void core_slab_try_close(struct core *c, struct core_slab *slab)
 {
 	if (slab->state != CORE_SLAB_DRAINING || slab->mapped || slab->free != slab->pages)

@@ -18,6 +18,9 @@
 
 #include "broker/core/internal.h"
 
+#define SLAB_BYTES_WANTED (64ull << 20)
+#define SLABS_WANTED 64u
+
 /* Called back at most this often while a space is short of pages. */
 #define RECALL_EVERY_NS (10ull * 1000 * 1000)
 
@@ -32,29 +35,78 @@ static uint64_t common_divisor(uint64_t a, uint64_t b)
 	return a;
 }
 
+/*
+ * A call of the driver costs the same for any size of handle. So where regions are few a handle is
+ * made of several of the device's, as long as the device still gives many slabs.
+ */
+static uint64_t choose_handle_bytes(const struct core_device *d, uint32_t regions)
+{
+	uint64_t bytes = d->handle_bytes;
+
+	while (d->kind == KVB_DEVICE_CUDA && 2 * bytes * regions <= SLAB_BYTES_WANTED &&
+	       d->capacity_bytes / (2 * bytes * regions) >= SLABS_WANTED)
+		bytes <<= 1;
+	return bytes;
+}
+
 /* 0, or -EINVAL: no slab of this shape fits the device or the numbers do not make sense. */
 static int set_geometry(struct core_space *s, const struct core_device *d, uint32_t regions,
 			uint64_t stride_bytes)
 {
-	uint64_t divisor, pages, handles, slots;
+	uint64_t divisor, pages, handles, slots, handle_bytes;
 
 	if (!regions || regions > KVB_REGIONS_MAX || !stride_bytes || stride_bytes % 64 ||
 	    stride_bytes > d->capacity_bytes)
 		return -EINVAL;
-	divisor = common_divisor(stride_bytes, d->handle_bytes);
-	pages = d->handle_bytes / divisor;
+	handle_bytes = choose_handle_bytes(d, regions);
+	divisor = common_divisor(stride_bytes, handle_bytes);
+	pages = handle_bytes / divisor;
 	handles = stride_bytes / divisor;
-	if (handles > d->capacity_bytes / d->handle_bytes / regions)
+	if (handles > d->capacity_bytes / handle_bytes / regions)
 		return -EINVAL;
-	s->slab_bytes = regions * handles * d->handle_bytes;
+	s->slab_bytes = regions * handles * handle_bytes;
 	slots = d->capacity_bytes / s->slab_bytes;
 	if (slots > UINT32_MAX / pages) /* a page id has 32 bits */
 		slots = UINT32_MAX / pages;
 	s->regions = regions;
 	s->stride_bytes = stride_bytes;
-	s->handle_bytes = d->handle_bytes;
+	s->handle_bytes = handle_bytes;
 	s->handles_per_region = (uint32_t)handles;
 	s->pages_per_slab = (uint32_t)pages;
+	s->slots = slots < KVB_SLOTS_MAX ? (uint32_t)slots : KVB_SLOTS_MAX;
+	return 0;
+}
+
+#define LOWER_HANDLES_MAX 8u
+#define LOWER_WASTE_PART 16u /* of a slab below that may be no page */
+
+/*
+ * Below nobody maps pages by their ids, so a slab there need not be without a gap: it is the fewest
+ * handles of which hardly anything is left over. 0, or -EINVAL: a page is larger than that.
+ */
+static int set_geometry_below(struct core_space *s, const struct core_device *d,
+			      uint64_t page_bytes)
+{
+	uint64_t most = d->capacity_bytes / d->handle_bytes, handles = 0, slots;
+
+	for (uint64_t n = 1; n <= most && n <= LOWER_HANDLES_MAX; n++) {
+		uint64_t rest = n * d->handle_bytes % page_bytes;
+
+		if (n * d->handle_bytes < page_bytes)
+			continue;
+		handles = n;
+		if (rest <= n * d->handle_bytes / LOWER_WASTE_PART)
+			break;
+	}
+	if (!handles)
+		return -EINVAL;
+	s->slab_bytes = handles * d->handle_bytes;
+	slots = most / handles;
+	s->regions = 1;
+	s->stride_bytes = page_bytes;
+	s->handle_bytes = d->handle_bytes;
+	s->handles_per_region = (uint32_t)handles;
+	s->pages_per_slab = (uint32_t)(s->slab_bytes / page_bytes);
 	s->slots = slots < KVB_SLOTS_MAX ? (uint32_t)slots : KVB_SLOTS_MAX;
 	return 0;
 }
@@ -127,7 +179,7 @@ static void space_create_below(struct core *c, unsigned upper)
 	int space;
 
 	if (arena == CORE_DEVICE_NONE_BELOW ||
-	    set_geometry(&like, &c->h->device[arena], 1, s->regions * s->stride_bytes) < 0)
+	    set_geometry_below(&like, &c->h->device[arena], s->regions * s->stride_bytes) < 0)
 		return;
 	space = space_create(c, s->tenant, &like);
 	if (space < 0)

@@ -142,8 +142,9 @@ struct core_slab {
 	uint16_t mapped; /* members that were sent its memory and have not given it up */
 	uint16_t todo_next;
 	uint8_t state;
-	uint8_t todo; /* on the list of slabs the device has work for */
-	uint8_t resv[2];
+	uint8_t todo;    /* on the list of slabs the device has work for */
+	uint8_t retired; /* its memory is bad: nothing is read from it that need not be */
+	uint8_t resv;
 	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts; CREATING: asked for */
 	uint64_t grace_ns;
 };
@@ -214,6 +215,7 @@ struct core_device {
 	uint64_t dropped;                  /* evicted without a copy below */
 	uint64_t transfers_failed;
 	uint64_t checksum_misses;  /* of those: what came up was not what went down */
+	uint64_t retired;          /* slabs whose memory was bad */
 	char name[KVB_NAME_BYTES]; /* "host:0" */
 };
 

@@ -23,8 +23,9 @@
 
 #include "broker/core/index.h"
 
-#define RIPE_PART 16u   /* of a space's pages: fewer than that can go at once, and more are made */
-#define RIPE_MAX 16384u /* but not more than so many, however large the space */
+#define RIPE_PART 16u    /* of a space's pages: fewer than that can go at once, and more are made */
+#define RIPE_MAX 16384u  /* but not more than so many, however large the space */
+#define RIPE_LOW_PART 4u /* nor than this part of the space below, so that twice as many fit */
 #define RIPEN_BATCH 32u
 #define LOWER_WORK 256u /* pages below that one copy may look at for a victim */
 #define SLAB_NEAR_NS (20ull * 1000 * 1000)
@@ -199,14 +200,16 @@ static bool is_sibling_hungry(const struct core *c, const struct core_space *low
 	return false;
 }
 
-/* Asks for a slab in good time. */
-static void grow_low(struct core *c, struct core_space *low)
+/* Asks for slabs in good time, when n pages are about to be taken. */
+static void grow_low(struct core *c, struct core_space *low, uint32_t n)
 {
-	if (low->pages_free >= low->pages_per_slab / GROW_PART + 1 || is_growing(c, low) ||
-	    is_sibling_hungry(c, low))
+	uint32_t want = n + low->pages_per_slab / GROW_PART;
+	uint32_t slabs = (want - low->pages_free + low->pages_per_slab - 1) / low->pages_per_slab;
+
+	if (low->pages_free >= want || is_growing(c, low) || is_sibling_hungry(c, low))
 		return;
 	low->used_ns = c->now_ns;
-	low->hungry_s = core_space_add_slabs(c, low, 1, NULL) <= 0 ? c->now_s : 0;
+	low->hungry_s = core_space_add_slabs(c, low, slabs, NULL) <= 0 ? c->now_s : 0;
 }
 
 /* A page below, taken from another key. */
@@ -277,7 +280,7 @@ static uint32_t take_lows(struct core *c, const struct core_space *s, uint32_t n
 	*ret_error = -EAGAIN;
 	if (!room)
 		return 0;
-	grow_low(c, low);
+	grow_low(c, low, n);
 	if (core_tier_coming(c, s))
 		return 0;
 	near = is_slab_near(c, low); /* then nothing need be evicted below */
@@ -314,11 +317,22 @@ int core_tier_down(struct core *c, struct core_space *s, uint32_t page)
 
 /* ---- ripening ------------------------------------------------------------------------------ */
 
-static uint32_t ripe_low_mark(const struct core_space *s)
+/* Of its own pages; where the space below cannot grow, not so many that their copies would take
+ * each other's place there. */
+static uint32_t ripe_low_mark(const struct core *c, const struct core_space *s)
 {
-	uint32_t mark = s->pages / RIPE_PART;
+	uint32_t mark = s->pages / RIPE_PART, low = c->spaces[s->below].pages / RIPE_LOW_PART;
 
+	if (c->spaces[s->below].hungry_s && mark > low)
+		mark = low;
 	return mark > RIPE_MAX ? RIPE_MAX : mark;
+}
+
+bool core_tier_crowded(const struct core *c, const struct core_space *s)
+{
+	const struct core_space *low = &c->spaces[s->below];
+
+	return low->pages && s->ripe + s->falling > low->pages / 2;
 }
 
 /* Pages that can go at once, or soon. */
@@ -329,7 +343,7 @@ static uint32_t at_hand(const struct core_space *s)
 
 void core_ripen_soon(struct core *c, const struct core_space *s)
 {
-	if (core_tier_usable(c, s) && at_hand(s) < ripe_low_mark(s))
+	if (core_tier_usable(c, s) && at_hand(s) < ripe_low_mark(c, s))
 		c->h->spaces_ripening = 1;
 }
 
@@ -382,7 +396,7 @@ void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work
 
 	if (!s->listed)
 		return;
-	grow_low(c, &c->spaces[s->below]);
+	grow_low(c, &c->spaces[s->below], 1);
 	while (n && *work && more && core_transfer_room(c) && !core_tier_coming(c, s)) {
 		uint32_t room = c->h->limits.transfers - c->h->transfers_used;
 		uint32_t most = room < RIPEN_BATCH ? room : RIPEN_BATCH;
@@ -402,9 +416,12 @@ void core_ripen_work(struct core *c, uint32_t *units)
 {
 	for (unsigned i = 0; i < c->h->limits.spaces && *units; i++) {
 		struct core_space *s = &c->spaces[i];
-		uint32_t mark = ripe_low_mark(s);
+		uint32_t mark;
 
-		if (s->used && core_tier_usable(c, s) && at_hand(s) < mark)
+		if (!s->used || !core_tier_usable(c, s))
+			continue;
+		mark = ripe_low_mark(c, s);
+		if (at_hand(s) < mark)
 			core_ripen(c, s, 2 * mark - at_hand(s), units);
 	}
 	c->h->spaces_ripening = !*units; /* those behind have not been looked at */

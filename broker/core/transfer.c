@@ -191,4 +191,6 @@ void core_transfer_done(struct core *c, unsigned index, int error, uint32_t sum)
 		up_done(c, &t, error);
 	else
 		down_done(c, &t, error, sum);
+	if (error == -EHWPOISON)
+		core_slab_retire(c, core_slab_of(c, t.direction == CORE_UP ? t.to : t.from));
 }

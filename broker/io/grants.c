@@ -328,6 +328,7 @@ int grants_ack(struct session *ss, const struct kvb_msg_grant_ack *ack)
 	if (!ss->grant_in_flight || ss->grant_held || ack->seq != ss->grant_seq)
 		return -EPROTO;
 	ss->grant_in_flight = false;
+	s->parked_look_ns = s->now_ns; /* a GROW may have waited for this */
 	m = ss->grant_space == CORE_NONE ? NULL
 					 : core_member_get(&s->core, ss->client, ss->grant_space);
 	if (m) {

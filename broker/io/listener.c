@@ -258,6 +258,10 @@ static int listener_pidfd_by_number(int fd, int32_t pid)
 	return pidfd;
 }
 
+/*
+ * -EXDEV: the peer has no number here, for its pid namespace is neither ours nor below. What has no
+ * number can be named to no operator and checked by none, and some kernels give no pidfd of it.
+ */
 static int listener_peer(int fd, struct session_peer *ret)
 {
 	struct ucred cred;
@@ -265,6 +269,8 @@ static int listener_peer(int fd, struct session_peer *ret)
 
 	if (fault_fails("peercred") || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &bytes) < 0)
 		return -errno;
+	if (cred.pid == 0)
+		return -EXDEV;
 	*ret = (struct session_peer){ .uid = cred.uid, .gid = cred.gid, .pid = cred.pid };
 	bytes = sizeof(ret->pidfd);
 	if (fault_fails("pidfd"))
@@ -301,8 +307,13 @@ static int listener_admit(struct server *s, int fd)
 	int error = listener_peer(fd, &peer);
 
 	if (error) {
-		snprintf(why, sizeof(why), "the peer's process is not to be had: %s",
-			 strerror(-error));
+		if (error == -EXDEV)
+			snprintf(why, sizeof(why),
+				 "the peer's process is in a pid namespace that this daemon does "
+				 "not see (give the daemon's container the host's: --pid=host)");
+		else
+			snprintf(why, sizeof(why), "the peer's process is not to be had: %s",
+				 strerror(-error));
 		listener_refuse(s, fd, error, why);
 		return error == -EMFILE || error == -ENFILE || error == -ENOMEM ? error : 0;
 	}

@@ -100,6 +100,7 @@ static void link_is_dead(struct loop_source *source, uint32_t events)
 	loop_del(link->server->loop, &link->death);
 	link_hang_up(link);
 	process_end(&link->process, 0, how, sizeof(how));
+	link->memory_is_bad = link->process.status == MOVER_EXIT_MEMORY;
 	if (link->state != LINK_DYING) {
 		snprintf(link->why, sizeof(link->why), "it is gone; %s", how);
 		link->pause_ns = LINK_PAUSE_NS;
@@ -148,11 +149,14 @@ static void link_start_failed(struct mover_link *link, int error)
 static void link_start(struct mover_link *link)
 {
 	struct server *s = link->server;
+	const char *uuid = s->cfg.device[link->device].uuid;
+	char device[PROCESS_DEVICE_BYTES];
 	int error;
 
 	link->started_ns = link->progress_ns = s->now_ns;
 	link->state = LINK_STARTING;
-	error = process_start("mover", link->name, s->cfg.log_level, &link->process);
+	snprintf(device, sizeof(device), "%s%s%s", link->name, uuid[0] ? "@" : "", uuid);
+	error = process_start("mover", device, s->cfg.log_level, &link->process);
 	if (error == 0)
 		error = loop_add(s->loop, &link->death, link->process.pidfd, LOOP_IN, link_is_dead);
 	if (error == 0)

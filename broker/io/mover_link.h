@@ -80,6 +80,7 @@ struct mover_link {
 	uint64_t work_ns;     /* it was given, or has done, a copy */
 	uint64_t starts;
 	struct log_limit limit;
+	bool memory_is_bad;       /* the last one ended by memory of the device, see gone() */
 	char why[LINK_WHY_BYTES]; /* it does not serve */
 };
 

@@ -52,6 +52,8 @@ static const char options_help[] =
 	"  --device cuda:N=SIZE       serve SIZE of the memory of a GPU; --device may be given "
 	"for\n"
 	"                             several nodes and GPUs\n"
+	"  --device cuda:N@UUID=SIZE  the same of the GPU, or the MIG instance, of that UUID\n"
+	"                             (nvidia-smi -L), which engines then call cuda:N\n"
 	"  --warm SIZE                of each GPU's memory, lies ready for the next space that "
 	"grows;\n"
 	"                             default an eighth of it, at most 2G\n"
@@ -153,6 +155,21 @@ static int parse_word(const char *what, const char *text, const char *const *wor
 /* ---- devices ------------------------------------------------------------------------------- */
 
 /* "host:0" or "cuda:0", up to `end`. */
+static int parse_uuid(const char *what, const char *text, size_t n, char *ret)
+{
+	bool good = n < SERVER_UUID_BYTES &&
+		    (strncmp(text, "GPU-", 4) == 0 || strncmp(text, "MIG-", 4) == 0);
+
+	for (size_t i = 0; i < n && good; i++)
+		good = isalnum((unsigned char)text[i]) || strchr("-/", text[i]);
+	if (!good)
+		return complain("%s: after @ comes a UUID (GPU-... or MIG-..., see nvidia-smi -L)",
+				what);
+	memcpy(ret, text, n);
+	ret[n] = '\0';
+	return 0;
+}
+
 static int parse_device_name(const char *what, const char *text, const char *end,
 			     uint32_t *ret_kind, uint32_t *ret_ordinal)
 {
@@ -172,6 +189,22 @@ static int parse_device_name(const char *what, const char *text, const char *end
 	memcpy(number, text, n);
 	number[n] = '\0';
 	return parse_u32(what, number, 0, 1023, ret_ordinal);
+}
+
+/* As above, or cuda:N@UUID: that GPU, or that part of one, under the name cuda:N. */
+static int parse_device_which(const char *what, const char *text, const char *end,
+			      struct server_device_config *ret)
+{
+	const char *at = memchr(text, '@', (size_t)(end - text));
+
+	ret->uuid[0] = '\0';
+	if (parse_device_name(what, text, at ? at : end, &ret->kind, &ret->ordinal))
+		return -EINVAL;
+	if (!at)
+		return 0;
+	if (ret->kind != KVB_DEVICE_CUDA)
+		return complain("%s %s: only GPUs have UUIDs", what, text);
+	return parse_uuid(what, at + 1, (size_t)(end - at - 1), ret->uuid);
 }
 
 /* How large a GPU is is known when its owner runs; then its size is looked at again. */
@@ -200,7 +233,7 @@ static int parse_device(struct server_config *cfg, const char *text)
 	if (cfg->devices == SERVER_DEVICES_MAX)
 		return complain("--device %s: %u devices are as many as there may be", text,
 				SERVER_DEVICES_MAX);
-	if (parse_device_name("--device", text, equals, &d->kind, &d->ordinal) ||
+	if (parse_device_which("--device", text, equals, d) ||
 	    parse_device_size(text, equals + 1, d))
 		return -EINVAL;
 	for (unsigned i = 0; i < cfg->devices; i++) {
@@ -571,7 +604,7 @@ static int options_process(const struct options *o, struct server_device_config 
 	const char *option = o->owner ? "--owner" : "--mover";
 	const char *text = o->owner ? o->owner : o->mover;
 
-	if (parse_device_name(option, text, text + strlen(text), &ret->kind, &ret->ordinal))
+	if (parse_device_which(option, text, text + strlen(text), ret))
 		return -EINVAL;
 	if (o->owner && ret->kind != KVB_DEVICE_CUDA)
 		return complain("--owner %s: not a GPU (cuda:N)", text);

@@ -29,6 +29,7 @@
 #define MALFORMED_MAX 3u
 #define LOOK_NS_MIN (100ull * 1000) /* at what waits, doubling while nothing comes of it */
 #define LOOK_NS_MAX (2000ull * 1000)
+#define FENCE_WAIT_NS (60ull * 1000 * 1000 * 1000) /* a stream that took so long hangs */
 
 static struct kvb_sub *sub_of(const struct ring *r)
 {
@@ -360,7 +361,12 @@ static bool park(struct ring *r, const struct ring_op *op)
 			continue;
 		r->parked_op[i] = *op;
 		r->parked_op[i].used = true;
+		r->parked_op[i].fenced = !fence_reached(r, &op->sqe);
 		r->parked++;
+		if (r->parked_op[i].fenced) {
+			r->fenced++;
+			r->fence_ns = r->session->server->now_ns;
+		}
 		count_waiting(r->session->server);
 		return true;
 	}
@@ -371,6 +377,7 @@ static void unpark(struct ring *r, struct ring_op *op)
 {
 	op->used = false;
 	r->parked--;
+	r->fenced -= op->fenced;
 	r->session->server->parked--;
 }
 
@@ -414,9 +421,19 @@ void ring_space_closed(struct ring *r, uint32_t handle)
 static void malformed(struct ring *r, struct kvb_cqe *cqe)
 {
 	cqe->res = -EINVAL;
+	/* whatever else is wrong with a LOAD, a stream may wait for its end */
+	if (r->current.sqe.opcode == KVB_OP_LOAD && r->current.sqe.fence <= KVB_FENCES)
+		ring_fence_set(r, &r->current.sqe);
 	r->invalid++;
 	if (++r->malformed == MALFORMED_MAX)
 		session_break(r->session, EINVAL, "three malformed entries in a row");
+}
+
+/* What waits for a fence, FREE or SEAL, waits for nothing else: the time it has is for this. */
+static enum ops_verdict wait_for_fence(struct ring *r, struct ring_op *op)
+{
+	op->until_ns = r->session->server->now_ns + FENCE_WAIT_NS;
+	return OPS_PARK;
 }
 
 /* Works on r->current until it is done, parked or out of budget. */
@@ -437,7 +454,7 @@ static void run_current(struct ring *r, uint32_t *units)
 	if (op->sqe.opcode == KVB_OP_CANCEL)
 		cqe.res = cancel(r, op->sqe.arg);
 	else if (!fence_reached(r, &op->sqe))
-		verdict = OPS_PARK;
+		verdict = wait_for_fence(r, op);
 	else
 		verdict = ops_run(r, op, &cqe, units);
 	*units -= *units ? 1 : 0;
@@ -453,29 +470,79 @@ static void run_current(struct ring *r, uint32_t *units)
 	complete(r, &cqe);
 }
 
-/* Entries that wait: those whose fence or memory has come are finished. */
+/*
+ * Has what this entry waited for come? A word that one has written who is gone counts for nothing,
+ * and the loop may not have said yet that it is.
+ */
+static bool fence_came(const struct ring *r, const struct ring_op *op)
+{
+	return fence_reached(r, &op->sqe) && !(op->fenced && session_hung_up(r->session));
+}
+
+/* One entry that waited for a fence or memory. True: it is done, or got on. */
+static bool run_parked(struct ring *r, struct ring_op *op, uint32_t *units)
+{
+	struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
+	enum ops_verdict verdict;
+
+	r->fenced -= op->fenced;
+	op->fenced = false;
+	do
+		verdict = ops_run(r, op, &cqe, units);
+	while (verdict == OPS_MORE && *units);
+	if (verdict == OPS_DONE) {
+		unpark(r, op);
+		complete(r, &cqe);
+	}
+	return verdict != OPS_PARK;
+}
+
+static void give_up_fence(struct ring *r, struct ring_op *op)
+{
+	const struct kvb_cqe cqe = {
+		.user_data = op->sqe.user_data,
+		.res = -ETIME,
+		.done = op->done,
+	};
+
+	unpark(r, op);
+	complete(r, &cqe);
+}
+
+/* Entries that wait: those whose fence or memory has come are finished, and whose time is over. */
 static bool retry_parked(struct ring *r, uint32_t *units)
 {
 	bool did = false;
 
 	for (unsigned i = 0, left = r->parked; left && *units && i < KVB_FENCES; i++) {
 		struct ring_op *op = &r->parked_op[i];
-		struct kvb_cqe cqe = { .user_data = op->sqe.user_data };
-		enum ops_verdict verdict;
 
 		if (!op->used)
 			continue;
 		left--;
-		if (!fence_reached(r, &op->sqe))
+		if (fence_came(r, op)) {
+			did |= run_parked(r, op, units);
+		} else if (r->session->server->now_ns >= op->until_ns) {
+			give_up_fence(r, op);
+			did = true;
+		}
+	}
+	return did;
+}
+
+/* Only those whose fence has come: one load for each that waits. */
+static bool retry_fenced(struct ring *r, uint32_t *units)
+{
+	bool did = false;
+
+	for (unsigned i = 0, left = r->fenced; left && *units && i < KVB_FENCES; i++) {
+		struct ring_op *op = &r->parked_op[i];
+
+		if (!op->used || !op->fenced)
 			continue;
-		do
-			verdict = ops_run(r, op, &cqe, units);
-		while (verdict == OPS_MORE && *units);
-		did |= verdict != OPS_PARK;
-		if (verdict != OPS_DONE)
-			continue;
-		unpark(r, op);
-		complete(r, &cqe);
+		left--;
+		if (fence_came(r, op))
+			did |= run_parked(r, op, units);
 	}
 	return did;
 }
@@ -534,6 +601,8 @@ static bool serve(struct ring *r, uint32_t units)
 		unlink_hot(r);
 		return false;
 	}
+	if (r->fenced)
+		did = retry_fenced(r, &units);
 	while (units && !r->broken && (r->current_used || take(r))) {
 		run_current(r, &units);
 		did = true;
@@ -543,7 +612,8 @@ static bool serve(struct ring *r, uint32_t units)
 		r->work_ns = s->now_ns;
 		if ((r->entries & 255) == 0)
 			show_counters(r);
-	} else if (s->now_ns - r->work_ns > s->cfg.spin_ns) {
+	} else if (s->now_ns - r->work_ns > s->cfg.spin_ns &&
+		   (!r->fenced || s->now_ns - r->fence_ns > RING_FENCE_NS)) {
 		cool(r);
 	}
 	return did;

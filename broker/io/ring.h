@@ -17,6 +17,10 @@
  * A batch larger than what is left goes on in the next turn from a private copy of its SQE, so no
  * client's batch delays another's by more than a slice. Entries of one ring are done in order,
  * except that entries waiting for a fence (at most KVB_FENCES) or for memory let later ones pass.
+ *
+ * A GPU writes a fence word and rings no doorbell. So a ring with an entry that waits for one stays
+ * polled for RING_FENCE_NS, and its words are looked at every turn; one that comes later is found
+ * by the look at all that waits, now and then.
  */
 
 #include <stdbool.h>
@@ -36,7 +40,8 @@ struct ring_geometry {
 
 #define RING_TURN_UNITS 512u      /* work units a ring may use a turn, when it is alone */
 #define RING_TURN_UNITS_SHARED 8u /* and when others are polled too: they wait that long */
-#define RING_SLICE 256u           /* operands copied and done at once */
+#define RING_FENCE_NS (5ull * 1000 * 1000)
+#define RING_SLICE 256u /* operands copied and done at once */
 
 /* An entry being worked on, or parked until its fence or its memory comes. */
 struct ring_op {
@@ -47,6 +52,7 @@ struct ring_op {
 	uint32_t error;     /* LOAD: positive errno that ended its run */
 	bool broken;        /* LOOKUP ALL, LOAD: a key has missed */
 	bool used;
+	bool fenced; /* parked, and not run yet: its fence has not come */
 	uint64_t aux;
 	uint64_t until_ns;               /* of what waits: gives up then */
 	uint64_t slots[CORE_SLOT_WORDS]; /* GROW: slabs it waits for */
@@ -73,7 +79,9 @@ struct ring {
 	bool stalled; /* cold with entries that wait for CQE slots */
 	bool current_used;
 	struct ring_op current;
-	unsigned parked; /* of parked[] used */
+	unsigned parked;   /* of parked[] used */
+	unsigned fenced;   /* of those, waiting for a fence */
+	uint64_t fence_ns; /* when the last of those was parked */
 	struct ring_op parked_op[KVB_FENCES];
 	uint64_t entries, invalid;
 };

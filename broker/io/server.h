@@ -34,9 +34,12 @@ struct tiers;
 #define SERVER_DEVICES_MAX CORE_DEVICES_MAX
 #define SERVER_TENANTS_MAX 256u
 
+#define SERVER_UUID_BYTES 80
+
 struct server_device_config {
 	uint32_t kind;
 	uint32_t ordinal;
+	char uuid[SERVER_UUID_BYTES]; /* of the GPU, or the part of one; "": the ordinal tells */
 	uint64_t capacity_bytes;
 };
 
@@ -53,7 +56,7 @@ struct server_config {
 	uint64_t attach_deadline_ns; /* a connection that has not said HELLO by then is closed */
 	uint64_t drain_ns;           /* SIGTERM: how long clients have to finish */
 	uint64_t spin_ns;            /* how long an idle ring stays polled; default 50 us */
-	uint64_t warm_bytes; /* of each GPU, made ahead of need; UINT64_MAX: a part of it */
+	uint64_t warm_bytes;         /* of each GPU, made ahead of need; UINT64_MAX: a part of it */
 	uint64_t owner_deadline_ns;  /* for a request to the owner or the mover of a device */
 	uint64_t tier_bytes;         /* host tier, all nodes together; 0: none */
 	uint32_t mover_sums;         /* threads of a mover that checksum; 0: nobody does */
@@ -226,7 +229,8 @@ uint64_t session_next_ns(const struct server *s);
 void session_condemn(struct session *ss, const char *why);
 /* As above, and tells an attached client errno `error` in its ctl. For a client's faults. */
 void session_break(struct session *ss, int error, const char *why);
-void session_turn(struct server *s); /* ends condemned sessions, attach deadlines */
+void session_turn(struct server *s);            /* ends condemned sessions, attach deadlines */
+bool session_hung_up(const struct session *ss); /* the kernel says so, now */
 /* One datagram to the peer; never blocks. 0, or -errno (a peer that does not read is condemned). */
 int session_send(struct session *ss, const void *msg, size_t bytes, const int *fds, unsigned nfds);
 int session_send_error(struct session *ss, int error, const char *fmt, ...)

@@ -246,6 +246,13 @@ static void session_block(struct session *ss)
 		ss->blocked = true;
 }
 
+bool session_hung_up(const struct session *ss)
+{
+	struct pollfd pfd = { .fd = ss->fd, .events = POLLRDHUP };
+
+	return ss->fd < 0 || (poll(&pfd, 1, 0) > 0 && pfd.revents);
+}
+
 int session_send(struct session *ss, const void *msg, size_t bytes, const int *fds, unsigned nfds)
 {
 	union {

@@ -46,13 +46,14 @@
 #define START_FDS_OWN 64u
 #define START_HUGE_BYTES (2ull << 20)
 #define START_GPU_RESERVE_BYTES                                                                    \
-	(512ull << 20)             /* at least: contexts of engines, kernels, graphs               \
-				    */
-#define START_GPU_RESERVE_PART 20u /* or so much of it */
+	(512ull << 20)                      /* at least: contexts of engines, kernels, graphs      \
+					     */
+#define START_GPU_RESERVE_PART 20u          /* or so much of it */
+#define START_GPU_KEEP_BYTES (256ull << 20) /* of it, unused whatever engines take */
 
 #define START_TIER_UNITS 64u /* an arena is cut into about so many */
 #define START_TIER_UNIT_BYTES_MIN (2ull << 20)
-#define START_TIER_UNIT_BYTES_MAX (256ull << 20)
+#define START_TIER_UNIT_BYTES_MAX (64ull << 20) /* unless a space could not have all of it */
 #define START_FDS_PER_MOVER 6u /* socket, pidfd, ring, two eventfds; one to spare */
 
 #define START_WARM_PART 8u            /* of a GPU's capacity made ahead of need */
@@ -268,7 +269,8 @@ static uint64_t start_tier_unit_bytes(uint64_t bytes)
 {
 	uint64_t unit = START_TIER_UNIT_BYTES_MIN;
 
-	while (unit < START_TIER_UNIT_BYTES_MAX && bytes / (unit << 1) >= START_TIER_UNITS)
+	while ((unit < START_TIER_UNIT_BYTES_MAX && bytes / (unit << 1) >= START_TIER_UNITS) ||
+	       (unit < TIERS_CHUNK_BYTES && bytes / unit > KVB_SLOTS_MAX))
 		unit <<= 1;
 	return unit;
 }
@@ -330,7 +332,10 @@ static int start_open_device(struct server *s, unsigned i)
 	const struct server_device_config *d = &s->cfg.device[i];
 	const struct owner_config owner = {
 		.ordinal = d->ordinal,
+		.uuid = d->uuid,
 		.deadline_ns = s->cfg.owner_deadline_ns,
+		.capacity_bytes = d->capacity_bytes,
+		.keep_bytes = START_GPU_KEEP_BYTES,
 		.level = s->cfg.log_level,
 	};
 	int error = d->kind == KVB_DEVICE_HOST ? start_check_node(s, d->ordinal) : 0;
@@ -356,6 +361,24 @@ static uint64_t start_warm_bytes(const struct server *s, const struct server_dev
 	return part < START_WARM_BYTES ? part : START_WARM_BYTES;
 }
 
+/* One GPU by two names would be promised twice. */
+static int start_check_twins(const struct server *s, unsigned i, const struct gpu_info *info)
+{
+	for (unsigned k = 0; k < i; k++) {
+		struct gpu_info other;
+
+		if (s->cfg.device[k].kind != KVB_DEVICE_CUDA)
+			continue;
+		s->device[k]->ops->info(s->device[k], &other);
+		if (memcmp(info->uuid, other.uuid, sizeof(info->uuid)) != 0)
+			continue;
+		log_error("device cuda:%u: it is the same GPU as cuda:%u", s->cfg.device[i].ordinal,
+			  s->cfg.device[k].ordinal);
+		return -EEXIST;
+	}
+	return 0;
+}
+
 /* Waits for the owner of a GPU, and looks if the GPU is as large as was asked. */
 static int start_check_gpu(struct server *s, unsigned i)
 {
@@ -369,6 +392,9 @@ static int start_check_gpu(struct server *s, unsigned i)
 		log_error("device cuda:%u: %s", d->ordinal, info.why);
 		return error;
 	}
+	error = start_check_twins(s, i, &info);
+	if (error)
+		return error;
 	reserve = info.total_bytes / START_GPU_RESERVE_PART;
 	if (reserve < START_GPU_RESERVE_BYTES)
 		reserve = START_GPU_RESERVE_BYTES;

@@ -383,9 +383,16 @@ static void mover_gone(struct mover_link *link)
 	struct tiers *t = s->tiers;
 
 	d->wait_first = d->wait_last = CORE_NONE16;
+	if (link->memory_is_bad)
+		log_warn("device %s: its memory is damaged; what its mover was at is given up",
+			 link->name);
 	for (uint32_t i = 0; i < s->core.h->limits.transfers; i++) {
 		if (t->flight[i].state != FLIGHT_NONE && t->flight[i].device == link->device)
-			transfer_end(s, i, -EIO, 0);
+			transfer_end(s, i,
+				     link->memory_is_bad && t->flight[i].state == FLIGHT_FLIES
+					     ? -EHWPOISON
+					     : -EIO,
+				     0);
 	}
 	for (uint32_t i = 0; i < s->core.h->limits.slabs; i++) {
 		struct tier_slab *slab = &t->slab[i];
@@ -606,8 +613,9 @@ static int arena_open(struct server *s, unsigned index)
 
 	a->server = s;
 	if (error == 0)
-		error = arena_new(device->ordinal, device->capacity_bytes, TIERS_CHUNK_BYTES,
-				  device->handle_bytes, &a->arena);
+		error = arena_new(device->ordinal, device->capacity_bytes,
+				  tiers_chunk_bytes(device->capacity_bytes), device->handle_bytes,
+				  &a->arena);
 	if (error == 0) {
 		a->ready = arena_look(a->arena, &a->status);
 		error = loop_add(s->loop, &a->event, arena_event_fd(a->arena), LOOP_IN,
@@ -622,15 +630,14 @@ static int device_open(struct server *s, unsigned index)
 {
 	const struct core_device *device = &s->core.h->device[index];
 	struct tier_device *d = &s->tiers->device[index];
+	uint64_t arena_bytes = s->core.h->device[device->below].capacity_bytes;
 
 	d->arena = device->below;
 	/* A slab is told and dropped, a chunk told, and the ring. */
-	return link_open(
-		&d->link, s, index, device->name,
-		2 * s->core.h->limits.slabs +
-			(uint32_t)(s->core.h->device[d->arena].capacity_bytes / TIERS_CHUNK_BYTES) +
-			2,
-		&mover_ops);
+	return link_open(&d->link, s, index, device->name,
+			 2 * s->core.h->limits.slabs +
+				 (uint32_t)(arena_bytes / tiers_chunk_bytes(arena_bytes)) + 2,
+			 &mover_ops);
 }
 
 int tiers_new(struct server *s)

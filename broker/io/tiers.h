@@ -21,7 +21,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define TIERS_CHUNK_BYTES (1ull << 30) /* of an arena: one memfd; a slab lies in one */
+#define TIERS_CHUNK_BYTES (1ull << 30)      /* of an arena: one memfd; a slab lies in one */
+#define TIERS_CHUNK_BYTES_MIN (64ull << 20) /* smaller where the arena is small: it serves sooner  \
+					     */
+
+static inline uint64_t tiers_chunk_bytes(uint64_t arena_bytes)
+{
+	uint64_t bytes = TIERS_CHUNK_BYTES;
+
+	while (bytes > TIERS_CHUNK_BYTES_MIN && bytes > arena_bytes / 4)
+		bytes >>= 1;
+	return bytes;
+}
 
 struct server;
 struct tiers;

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "broker/io/fault.h"
@@ -23,6 +24,7 @@
 #include "cuda_driver/gpu.h"
 
 #define WORKER_DEVICES_MAX 16u
+#define WORKER_LOOK_S 2 /* between two looks at a device that has nothing to do */
 
 struct worker_node {
 	struct worker_node *next;
@@ -144,6 +146,25 @@ static bool worker_make_ahead(struct worker_unit *unit)
 	return more;
 }
 
+/* With the lock held, but not while it waits or looks. Jobs, an order or an end may have come. */
+static void worker_wait(struct worker_unit *unit)
+{
+	struct worker *w = unit->worker;
+	struct timespec until;
+
+	if (!unit->dev->ops->look || unit->rests) {
+		pthread_cond_wait(&unit->work, &w->lock);
+		return;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += WORKER_LOOK_S;
+	if (pthread_cond_clockwait(&unit->work, &w->lock, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
+		return;
+	pthread_mutex_unlock(&w->lock);
+	unit->dev->ops->look(unit->dev);
+	pthread_mutex_lock(&w->lock);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker_unit *unit = arg;
@@ -157,7 +178,7 @@ static void *worker_main(void *arg)
 			worker_turn(unit, node);
 		else if (!worker_make_ahead(unit) && !unit->jobs.first && !w->stop &&
 			 unit->rest == unit->rests)
-			pthread_cond_wait(&unit->work, &w->lock);
+			worker_wait(unit);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return NULL;

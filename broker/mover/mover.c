@@ -292,11 +292,12 @@ static bool side_has_socket(void)
 	       type == SOCK_SEQPACKET;
 }
 
-int mover_main(uint32_t kind, uint32_t ordinal)
+int mover_main(uint32_t kind, uint32_t ordinal, uint32_t driver_ordinal)
 {
 	static struct mover_side side; /* large, and one a process */
 	char name[16];
 	int error;
+	bool bad;
 
 	if (!side_has_socket()) {
 		log_error("--mover is for kvbrokerd itself, which starts one for each device");
@@ -310,15 +311,16 @@ int mover_main(uint32_t kind, uint32_t ordinal)
 	unsetenv("KVB_FAULT_COUNT"); /* that file is the daemon's, which has points of its own */
 	snprintf(name, sizeof(name), "kvb-mover-%u", ordinal);
 	prctl(PR_SET_NAME, name);
-	error = side_open(&side, kind, ordinal);
+	error = side_open(&side, kind, driver_ordinal);
 	if (!side.gpu)
 		return 1;
 	if (!error)
 		error = side_serve(&side);
+	bad = gpu_mover_memory_is_bad(side.gpu);
 	side_close(&side);
 	if (error == -ENOTCONN)
 		return 0;
 	log_error("mover of %s:%u: %s; the daemon starts another", gpu_kind_name(kind), ordinal,
 		  strerror(-error));
-	return 1;
+	return bad ? MOVER_EXIT_MEMORY : 1;
 }

@@ -25,6 +25,6 @@
 
 #include <stdint.h>
 
-/* The mover process: serves device `ordinal` of `kind` (enum gpu_kind) on MOVER_FD until the daemon
- * is gone. Exit status. */
-int mover_main(uint32_t kind, uint32_t ordinal);
+/* The mover process: serves device `ordinal` of `kind` (enum gpu_kind), to the driver
+ * driver_ordinal, on MOVER_FD until the daemon is gone. Exit status. */
+int mover_main(uint32_t kind, uint32_t ordinal, uint32_t driver_ordinal);

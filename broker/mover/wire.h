@@ -44,6 +44,8 @@
 #define MOVER_RING_BYTES (MOVER_RING_CQES + MOVER_RING_ENTRIES * 32u)
 #define MOVER_SLABS_MAX 65536u
 #define MOVER_CHUNKS_MAX 4096u
+#define MOVER_EXIT_MEMORY                                                                          \
+	3 /* its exit status: memory of the device is bad, of what was in flight */
 
 enum mover_type {
 	MOVER_HELLO = 1,

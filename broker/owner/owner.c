@@ -30,6 +30,7 @@
 #include "cuda_driver/cuda_api.h"
 #include "cuda_driver/cuda_error.h"
 #include "cuda_driver/cuda_owner.h"
+#include "cuda_driver/nvml.h"
 
 #define STAND_IN "fakecuda" /* how the name of a device of the stand-in driver begins */
 #define OWNER_BLOCKS_MAX CUDA_OWNER_HANDLES_MAX
@@ -41,6 +42,7 @@ struct owner_block {
 
 struct owner_side {
 	struct cuda_owner *cuda;
+	struct nvml *nvml; /* NULL: it is not known how much is used */
 	struct owner_block block[OWNER_BLOCKS_MAX];
 	uint32_t hint; /* a free block is not below */
 };
@@ -138,9 +140,9 @@ static int side_create_some(struct owner_side *side, const struct wire_request *
 	return error;
 }
 
-static int side_refuse(enum wire_type type, int error, const char *why)
+static int side_refuse(enum wire_type type, int error, bool spoilt, const char *why)
 {
-	struct wire_reply reply = { .type = type, .error = error };
+	struct wire_reply reply = { .type = type, .error = error, .spoilt = spoilt };
 
 	snprintf(reply.why, sizeof(reply.why), "%s", why);
 	return side_send(&reply, sizeof(reply), NULL, 0);
@@ -154,10 +156,10 @@ static int side_create(struct owner_side *side, const struct wire_request *reque
 	int error;
 
 	if (request->count == 0 || request->count > WIRE_HANDLES_MAX)
-		return side_refuse(WIRE_CREATE, -EINVAL, "no such number of handles");
+		return side_refuse(WIRE_CREATE, -EINVAL, false, "no such number of handles");
 	error = block_new(side, request->count, &reply.block);
 	if (error)
-		return side_refuse(WIRE_CREATE, error, "it cannot keep more handles");
+		return side_refuse(WIRE_CREATE, error, false, "it cannot keep more handles");
 	b = &side->block[reply.block];
 	while (error == 0 && b->n < request->count)
 		error = side_create_some(side, request, &reply);
@@ -167,7 +169,7 @@ static int side_create(struct owner_side *side, const struct wire_request *reque
 	if (b->n)
 		cuda_owner_release(side->cuda, b->n, b->tokens);
 	block_forget(side, reply.block);
-	error = side_refuse(WIRE_CREATE, error, reply.why);
+	error = side_refuse(WIRE_CREATE, error, spoilt, reply.why);
 	return spoilt ? -EIO : error;
 }
 
@@ -177,16 +179,32 @@ static int side_close(struct owner_side *side, const struct wire_request *reques
 	struct owner_block *b;
 
 	if (request->block >= OWNER_BLOCKS_MAX || !side->block[request->block].n)
-		return side_refuse(WIRE_CLOSE, -ENOENT, "no such handles");
+		return side_refuse(WIRE_CLOSE, -ENOENT, false, "no such handles");
 	b = &side->block[request->block];
 	reply.error = cuda_owner_release(side->cuda, b->n, b->tokens);
+	reply.spoilt = reply.error && side_is_spoilt();
 	if (reply.error)
 		snprintf(reply.why, sizeof(reply.why), "%s: %.100s", strerror(-reply.error),
 			 cuda_error_last());
 	block_forget(side, request->block);
 	if (side_send(&reply, sizeof(reply), NULL, 0) < 0)
 		return -EPIPE;
-	return reply.error && side_is_spoilt() ? -EIO : 0;
+	return reply.spoilt ? -EIO : 0;
+}
+
+static int side_look(struct owner_side *side)
+{
+	struct wire_reply reply = { .type = WIRE_LOOK };
+	struct nvml_memory memory;
+
+	if (!side->nvml)
+		return side_refuse(WIRE_LOOK, -ENOENT, false, "it was said that this is not known");
+	reply.error = nvml_read_memory(side->nvml, &memory, reply.why, sizeof(reply.why));
+	if (reply.error == 0) {
+		reply.unused_bytes = memory.free_bytes;
+		reply.used_bytes = memory.used_bytes;
+	}
+	return side_send(&reply, sizeof(reply), NULL, 0);
 }
 
 /* ---- its life ------------------------------------------------------------------------------ */
@@ -202,6 +220,7 @@ static void hello_fill(const struct cuda_owner *cuda, struct wire_hello *hello)
 	hello->total_bytes = info->total_bytes;
 	hello->granularity_bytes = info->granularity_bytes;
 	hello->node = info->numa_node;
+	hello->compute_mode = info->compute_mode;
 }
 
 /* Tells the daemon what it serves, or why nothing. */
@@ -211,15 +230,18 @@ static int side_open(struct owner_side *side, uint32_t ordinal)
 	int sent;
 
 	hello.error = cuda_owner_open(ordinal, &side->cuda);
-	if (hello.error == 0)
+	if (hello.error == 0) {
 		hello_fill(side->cuda, &hello);
-	else if (cuda_load_error()[0])
+		(void)nvml_open(&cuda_owner_info(side->cuda)->uuid, &side->nvml, hello.no_look,
+				sizeof(hello.no_look));
+	} else if (cuda_load_error()[0]) {
 		snprintf(hello.why, sizeof(hello.why), "%s", cuda_load_error());
-	else if (cuda_error_last()[0])
+	} else if (cuda_error_last()[0]) {
 		snprintf(hello.why, sizeof(hello.why), "%s: %.100s", strerror(-hello.error),
 			 cuda_error_last());
-	else
+	} else {
 		snprintf(hello.why, sizeof(hello.why), "%s", strerror(-hello.error));
+	}
 	sent = side_send(&hello, sizeof(hello), NULL, 0);
 	return hello.error ? hello.error : sent;
 }
@@ -243,6 +265,8 @@ static int side_serve(struct owner_side *side)
 			error = side_create(side, &request);
 		else if (request.type == WIRE_CLOSE)
 			error = side_close(side, &request);
+		else if (request.type == WIRE_LOOK)
+			error = side_look(side);
 		else
 			error = -EPROTO;
 	}
@@ -258,7 +282,7 @@ static bool side_has_socket(void)
 	       type == SOCK_SEQPACKET;
 }
 
-int owner_main(uint32_t ordinal)
+int owner_main(uint32_t ordinal, uint32_t driver_ordinal)
 {
 	static struct owner_side side; /* large, and one a process */
 	char name[16];
@@ -274,11 +298,12 @@ int owner_main(uint32_t ordinal)
 	signal(SIGHUP, SIG_IGN);
 	snprintf(name, sizeof(name), "kvb-owner-%u", ordinal);
 	prctl(PR_SET_NAME, name);
-	error = side_open(&side, ordinal);
+	error = side_open(&side, driver_ordinal);
 	if (error == 0)
 		error = side_serve(&side);
 	for (uint32_t i = 0; i < OWNER_BLOCKS_MAX; i++)
 		free(side.block[i].tokens);
+	nvml_close(side.nvml);
 	cuda_owner_close(side.cuda);
 	return error ? 1 : 0;
 }

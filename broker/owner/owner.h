@@ -19,6 +19,9 @@
  *   - A request has a deadline. When it passes, or the owner ends, that request fails softly and
  *     the next one starts a new owner, at most one a second; never a second one beside a former
  *     that does not end.
+ *   - How much of the GPU others have taken is looked at every few seconds, and before a create:
+ *     one that would fill the GPU to its end is refused. Where the driver's management library is
+ *     not there, nobody knows, and a create is refused by the driver alone.
  *   - The owner ends when the daemon closes the socket or dies, whatever it is doing.
  */
 
@@ -29,7 +32,10 @@
 
 struct owner_config {
 	uint32_t ordinal;
+	const char *uuid;     /* outlives the owner; "": the ordinal is the driver's */
 	uint64_t deadline_ns; /* for one request */
+	uint64_t capacity_bytes;
+	uint64_t keep_bytes;  /* of the GPU, that a create leaves unused as far as that is known */
 	enum log_level level; /* the owner's */
 };
 
@@ -41,5 +47,6 @@ int owner_open(const struct owner_config *cfg, struct gpu_device **ret);
  */
 int owner_wait(struct gpu_device *dev);
 
-/* The owner process: serves GPU `ordinal` on WIRE_FD until the daemon is gone. Exit status. */
-int owner_main(uint32_t ordinal);
+/* The owner process: serves GPU `ordinal`, to the driver driver_ordinal, on WIRE_FD until the
+ * daemon is gone. Exit status. */
+int owner_main(uint32_t ordinal, uint32_t driver_ordinal);

@@ -51,7 +51,7 @@ static int process_spawn(const char *role, const char *device, enum log_level le
 			 char **environment, pid_t *ret)
 {
 	static const char *const words[] = { "error", "warn", "info", "debug" };
-	char name[] = "kvbrokerd", what[64], log_level[24];
+	char name[] = "kvbrokerd", what[PROCESS_DEVICE_BYTES + 16], log_level[24];
 	char *argv[] = { name, log_level, what, NULL };
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attr;
@@ -156,5 +156,6 @@ bool process_end(struct process *p, int wait_ms, char *why, size_t why_bytes)
 			 info.si_status);
 	close(p->pidfd);
 	*p = (struct process)PROCESS_NONE;
+	p->status = info.si_code == CLD_EXITED ? info.si_status : -1;
 	return true;
 }

@@ -18,8 +18,11 @@
 struct process {
 	pid_t pid;
 	int pidfd;
-	int fd; /* our end of the socketpair; blocking */
+	int fd;     /* our end of the socketpair; blocking */
+	int status; /* exit status of the one before; -1: a signal ended it */
 };
+
+#define PROCESS_DEVICE_BYTES 112 /* cuda:N@UUID */
 
 #define PROCESS_NONE                                                                               \
 	{                                                                                          \
@@ -27,13 +30,14 @@ struct process {
 	}
 
 /*
- * Starts `kvbrokerd --ROLE=DEVICE`, as owner and cuda:0. 0, -errno. Any thread; the process ends
- * with the thread that started it.
+ * Starts `kvbrokerd --ROLE=DEVICE`, as owner and cuda:0, or cuda:0@UUID. 0, -errno. Any thread; the
+ * process ends with the thread that started it.
  */
 int process_start(const char *role, const char *device, enum log_level level, struct process *ret);
 bool process_dead(const struct process *p); /* it has ended, or there is none */
 /*
  * After its fd is closed: waits until it has ended, for wait_ms, then kills it and waits as long
- * again. True: it is gone, p is NONE again and how it went is in why.
+ * again. True: it is gone, p is NONE again but for its status, and how
+ * it went is in why.
  */
 bool process_end(struct process *p, int wait_ms, char *why, size_t why_bytes);

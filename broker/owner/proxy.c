@@ -23,14 +23,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "broker/core/core.h"
 #include "broker/io/fault.h"
 #include "broker/owner/owner.h"
 #include "broker/owner/process.h"
 #include "broker/owner/wire.h"
+#include "cuda_driver/cuda_abi.h"
 
 #define OWNER_START_NS 60000000000ull  /* drivers of many large GPUs take their time */
 #define OWNER_RESTART_NS 1000000000ull /* between two starts */
-#define OWNER_WHY_BYTES 70             /* of what happened, before how it ended */
+#define OWNER_WHY_BYTES 160            /* of what happened, before how it ended */
+#define OWNER_LOOK_NS 100000000ull     /* before a create, memory was looked at so lately */
 #define OWNER_GO_MS 100                /* from the end of its socket to its own */
 #define OWNER_LEAVE_MS 2000            /* to give its handles back when it is not wanted any more */
 
@@ -43,6 +46,10 @@ struct owner {
 	uint32_t number; /* of the process: starts so far */
 	uint64_t started_ns;
 	bool greeted; /* the process serves */
+	bool looks;   /* and can tell what is used of the GPU */
+	int32_t compute_mode;
+	uint64_t looked_ns;
+	uint64_t held_bytes; /* of the GPU, created and not closed, by any owner */
 	bool cancelled;
 	struct log_limit limit;
 };
@@ -92,6 +99,7 @@ static void owner_end(struct owner *o, int leave_ms, const char *what)
 	pthread_mutex_lock(&o->lock);
 	o->process = process;
 	o->info.failed = true;
+	o->info.memory_known = false;
 	snprintf(o->info.why, sizeof(o->info.why), "%.*s%s%s", OWNER_WHY_BYTES, what,
 		 how[0] ? "; " : "", how);
 	pthread_mutex_unlock(&o->lock);
@@ -108,7 +116,7 @@ static int owner_start(struct owner *o)
 {
 	struct process process = PROCESS_NONE;
 	uint64_t now_ns = owner_clock_ns();
-	char device[24];
+	char device[PROCESS_DEVICE_BYTES];
 	int error;
 
 	if (o->process.pid) {
@@ -125,7 +133,8 @@ static int owner_start(struct owner *o)
 	o->started_ns = owner_clock_ns();
 	o->greeted = false;
 	o->number++;
-	snprintf(device, sizeof(device), "cuda:%u", o->cfg.ordinal);
+	snprintf(device, sizeof(device), "cuda:%u%s%s", o->cfg.ordinal, o->cfg.uuid[0] ? "@" : "",
+		 o->cfg.uuid);
 	error = process_start("owner", device, o->cfg.level, &process);
 	if (error) {
 		char what[96];
@@ -224,6 +233,133 @@ static int owner_send(struct owner *o, const struct wire_request *request)
 	return send(o->process.fd, request, sizeof(*request), MSG_NOSIGNAL) < 0 ? -EPIPE : 0;
 }
 
+/* ---- what is used of the GPU ---------------------------------------------------------------- */
+
+/* What will not go well, the worst first, though nothing has failed yet. */
+static void owner_warn(struct owner *o, char *ret, size_t bytes)
+{
+	const struct gpu_info *info = &o->info;
+	uint64_t owed =
+		o->cfg.capacity_bytes > o->held_bytes ? o->cfg.capacity_bytes - o->held_bytes : 0;
+	uint64_t there =
+		info->unused_bytes > o->cfg.keep_bytes ? info->unused_bytes - o->cfg.keep_bytes : 0;
+
+	ret[0] = '\0';
+	if (o->compute_mode == CU_COMPUTE_PROHIBITED)
+		snprintf(ret, bytes,
+			 "its compute mode lets no process use it (nvidia-smi -c DEFAULT)");
+	else if (o->compute_mode == CU_COMPUTE_EXCLUSIVE_PROCESS)
+		snprintf(ret, bytes,
+			 "its compute mode is EXCLUSIVE_PROCESS: one engine or its mover can use "
+			 "it, not both (nvidia-smi -c DEFAULT)");
+	else if (info->memory_known && owed > there)
+		snprintf(ret, bytes, "others have taken %s: %s of its %s cannot be had now",
+			 core_size(info->others_bytes).text, core_size(owed - there).text,
+			 core_size(o->cfg.capacity_bytes).text);
+}
+
+/* Says once what is wrong, and that it no longer is. */
+static void owner_tell_warning(struct owner *o)
+{
+	char now[sizeof(o->info.warning)];
+	bool was = o->info.warning[0];
+
+	owner_warn(o, now, sizeof(now));
+	pthread_mutex_lock(&o->lock);
+	memcpy(o->info.warning, now, sizeof(now));
+	pthread_mutex_unlock(&o->lock);
+	if (now[0] && !was)
+		log_warn("device cuda:%u: %s", o->cfg.ordinal, now);
+	else if (was && !now[0])
+		log_info("device cuda:%u: all of its memory can be had again", o->cfg.ordinal);
+}
+
+static void owner_look(struct gpu_device *dev)
+{
+	const struct wire_request request = { .type = WIRE_LOOK };
+	struct owner *o = owner_of(dev);
+	struct wire_reply reply;
+	int fds[WIRE_FDS_MAX], n = 0, error;
+
+	if (o->process.fd < 0 || !o->greeted || !o->looks || owner_is_cancelled(o) ||
+	    process_dead(&o->process))
+		return;
+	error = owner_send(o, &request);
+	if (error == 0)
+		error = owner_receive(o, owner_clock_ns() + o->cfg.deadline_ns, &reply,
+				      sizeof(reply), fds, &n);
+	for (int i = 0; error == 0 && i < n; i++)
+		close(fds[i]);
+	if (error == 0 && reply.type != WIRE_LOOK)
+		error = -EPROTO;
+	if (error) {
+		owner_broken(o, error);
+		owner_say_why(o);
+		return;
+	}
+	o->looked_ns = owner_clock_ns();
+	pthread_mutex_lock(&o->lock);
+	o->info.memory_known = reply.error == 0;
+	if (reply.error == 0) {
+		o->info.unused_bytes = reply.unused_bytes;
+		o->info.others_bytes =
+			reply.used_bytes > o->held_bytes ? reply.used_bytes - o->held_bytes : 0;
+	}
+	pthread_mutex_unlock(&o->lock);
+	if (reply.error && log_limit_pass(&o->limit, owner_clock_ns(), 5)) {
+		reply.why[sizeof(reply.why) - 1] = '\0';
+		log_warn("device cuda:%u: what is used of it is not known: %s", o->cfg.ordinal,
+			 reply.why);
+	}
+	owner_tell_warning(o);
+}
+
+/*
+ * Refuses what would leave the GPU without memory: an engine whose driver finds none left can start
+ * no kernel. What others take between this and the create, the driver refuses.
+ */
+static int owner_check_room(struct owner *o, uint64_t bytes)
+{
+	if (owner_clock_ns() > o->looked_ns + OWNER_LOOK_NS)
+		owner_look(&o->dev);
+	if (o->process.fd < 0)
+		return -EIO;
+	if (!o->info.memory_known || o->info.unused_bytes >= o->cfg.keep_bytes + bytes)
+		return 0;
+	if (log_limit_pass(&o->limit, owner_clock_ns(), 5))
+		log_warn("device cuda:%u: %s more are not taken: %s of the GPU are unused, and %s "
+			 "stay so; others than the broker use %s",
+			 o->cfg.ordinal, core_size(bytes).text,
+			 core_size(o->info.unused_bytes).text, core_size(o->cfg.keep_bytes).text,
+			 core_size(o->info.others_bytes).text);
+	return -ENOMEM;
+}
+
+static void owner_learn(struct owner *o, struct wire_hello *hello)
+{
+	bool first = o->info.total_bytes == 0;
+
+	hello->no_look[sizeof(hello->no_look) - 1] = '\0';
+	pthread_mutex_lock(&o->lock);
+	memcpy(o->info.driver, hello->driver, sizeof(o->info.driver));
+	memcpy(o->info.model, hello->model, sizeof(o->info.model));
+	memcpy(o->info.uuid, hello->uuid, sizeof(o->info.uuid));
+	o->info.total_bytes = hello->total_bytes;
+	o->info.granularity_bytes = hello->granularity_bytes;
+	o->info.node = hello->node;
+	o->info.failed = false;
+	o->info.why[0] = '\0';
+	pthread_mutex_unlock(&o->lock);
+	o->compute_mode = hello->compute_mode;
+	o->looks = !hello->no_look[0];
+	o->looked_ns = 0;
+	o->greeted = true;
+	if (first && !o->looks)
+		log_info("device cuda:%u: what others use of it is not known: %s", o->cfg.ordinal,
+			 hello->no_look);
+	owner_tell_warning(o);
+}
+
 /*
  * Waits until it serves. -EAGAIN: not until then, but it is within the time it has for its start.
  */
@@ -257,18 +393,9 @@ static int owner_greet(struct owner *o, uint64_t until_ns)
 		pthread_mutex_unlock(&o->lock);
 		return hello.error < 0 && hello.error >= -4095 ? hello.error : -EIO;
 	}
-	pthread_mutex_lock(&o->lock);
-	memcpy(o->info.driver, hello.driver, sizeof(o->info.driver));
-	memcpy(o->info.model, hello.model, sizeof(o->info.model));
-	memcpy(o->info.uuid, hello.uuid, sizeof(o->info.uuid));
-	o->info.total_bytes = hello.total_bytes;
-	o->info.granularity_bytes = hello.granularity_bytes;
-	o->info.node = hello.node;
-	o->info.failed = false;
-	o->info.why[0] = '\0';
-	pthread_mutex_unlock(&o->lock);
-	o->greeted = true;
-	return 0;
+	owner_learn(o, &hello);
+	owner_look(&o->dev);
+	return o->process.fd >= 0 ? 0 : -EIO;
 }
 
 /*
@@ -362,6 +489,8 @@ static int owner_take_answer(struct owner *o, struct owner_batch *b, uint64_t un
 		b->error = reply.error < 0 && reply.error >= -4095 ? reply.error : -EIO;
 		if (n > 0)
 			owner_close_fds((uint32_t)n, fds);
+		if (reply.spoilt)
+			owner_end(o, OWNER_GO_MS, reply.why);
 		return 0;
 	}
 	for (uint32_t i = 0; i < reply.count; i++)
@@ -385,6 +514,8 @@ static int owner_create(struct gpu_device *dev, uint32_t n, uint64_t handle_byte
 	bool lost = false;
 	int error = owner_make_ready(o);
 
+	if (error == 0)
+		error = owner_check_room(o, n * handle_bytes);
 	if (error)
 		return error;
 	until_ns = owner_clock_ns() + o->cfg.deadline_ns;
@@ -398,8 +529,10 @@ static int owner_create(struct gpu_device *dev, uint32_t n, uint64_t handle_byte
 	for (uint32_t i = 0; i < batch.have; i++)
 		lost |= ret_fds[i] < 0;
 	*ret_token = (uint64_t)o->number << 32 | batch.block;
-	if (error == 0 && batch.error == 0 && !lost)
+	if (error == 0 && batch.error == 0 && !lost) {
+		o->held_bytes += n * handle_bytes;
 		return 0;
+	}
 	for (uint32_t i = 0; i < batch.have; i++) {
 		if (ret_fds[i] >= 0)
 			close(ret_fds[i]);
@@ -417,6 +550,7 @@ static void owner_close(struct gpu_device *dev, uint32_t n, uint64_t handle_byte
 	struct owner *o = owner_of(dev);
 
 	owner_close_fds(n, fds);
+	o->held_bytes -= n * handle_bytes;
 	if (o->process.fd >= 0 && (uint32_t)(token >> 32) == o->number && !owner_is_cancelled(o))
 		owner_release(o, (uint32_t)token);
 }
@@ -478,6 +612,7 @@ static void owner_finish(struct gpu_device *dev)
 static const struct gpu_ops owner_ops = {
 	.create = owner_create,
 	.close = owner_close,
+	.look = owner_look,
 	.info = owner_info,
 	.rest = owner_rest,
 	.cancel = owner_cancel,

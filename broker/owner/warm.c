@@ -125,6 +125,14 @@ static void warm_close(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes
 	w->inner->ops->close(w->inner, n, handle_bytes, fds, token);
 }
 
+static void warm_look(struct gpu_device *dev)
+{
+	struct gpu_device *inner = warm_of(dev)->inner;
+
+	if (inner->ops->look)
+		inner->ops->look(inner);
+}
+
 static void warm_info(struct gpu_device *dev, struct gpu_info *ret)
 {
 	struct warm *w = warm_of(dev);
@@ -166,6 +174,7 @@ static const struct gpu_ops warm_ops = {
 	.create = warm_create,
 	.close = warm_close,
 	.ahead = warm_ahead,
+	.look = warm_look,
 	.info = warm_info,
 	.rest = warm_rest,
 	.cancel = warm_cancel,

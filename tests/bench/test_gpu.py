@@ -4,7 +4,8 @@
 
 Every key is there; every figure is a number above zero, but for those of kernels, which the
 stand-in does not run; a ratio is the ratio of the two sides that stand beside it. What it cannot
-measure it refuses. An interrupted run leaves neither processes nor files.
+measure it refuses. A stage that fails costs no other's figures. An interrupted run leaves neither
+processes nor files.
 
 usage: test_gpu.py kvb-bench=PATH kvbrokerd=PATH libcuda=PATH
 """
@@ -48,10 +49,10 @@ def case(name):
     return add
 
 
-def start(*args, mem="2G"):
+def start(*args, mem="2G", more=""):
     env = dict(os.environ, KVBROKERD=PROGRAMS["kvbrokerd"], TMPDIR=scratch.name,
                LD_LIBRARY_PATH=os.path.dirname(PROGRAMS["libcuda"]),
-               FAKECUDA="gpus=1,mem=%s,node=bench,dir=%s" % (mem, memory.name))
+               FAKECUDA="gpus=1,mem=%s,node=bench,dir=%s%s" % (mem, memory.name, more))
     return subprocess.Popen([PROGRAMS["kvb-bench"], "gpu", *args], env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -110,6 +111,19 @@ def table():
     assert process.returncode == 0, said
     line = [one for one in out.splitlines() if one.startswith("interference_memory ")]
     assert len(line) == 1 and "runs no kernels" in line[0], line
+
+
+@case("a stage that fails costs its own figures and the good end")
+def stage_fails():
+    process = start("--json", more=",fail=cuMemHostGetDevicePointer_v2:1+:INVALID_VALUE")
+    out, said = process.communicate(timeout=RUN_S)
+    assert process.returncode == 1, "status %s: %s" % (process.returncode, said)
+    assert "fences: failed" in said, said
+    figures = json.loads(out.splitlines()[-1])
+    for key in NAMED:
+        assert key in figures, key
+        unset = key.startswith(("fence_", "interference_"))
+        assert (figures[key] is None) == unset, "%s is %s" % (key, figures[key])
 
 
 @case("a device that is too small is refused")

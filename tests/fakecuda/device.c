@@ -12,12 +12,67 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define DEVICE_NAME "fakecuda GPU"
 #define DEVICE_PCI_DOMAIN 0xfa4e
 #define DEVICE_PCI_BUS(ordinal) ((ordinal) + 1)
+
+/* The same for a device of a pretend machine in every process; other machines have others. */
+static void device_fill_uuid(uint32_t real, uint8_t *ret)
+{
+	uint32_t hash = 2166136261u;
+
+	for (const char *at = fake.settings.node; *at; at++)
+		hash = (hash ^ (uint8_t)*at) * 16777619u;
+	memcpy(ret, "fakecuda", 8);
+	memcpy(ret + 8, &hash, 4);
+	memcpy(ret + 12, &real, 4);
+}
+
+/* Ordinal of what a word of CUDA_VISIBLE_DEVICES names: a number, or a UUID; else FAKE_GPUS_MAX. */
+static uint32_t device_named(const char *word)
+{
+	char *tail;
+	unsigned long number = strtoul(word, &tail, 10);
+
+	for (uint32_t i = 0; i < fake.settings.gpus; i++) {
+		char text[48] = "GPU-", *at = text + 4;
+		uint8_t uuid[16];
+
+		device_fill_uuid(i, uuid);
+		for (unsigned k = 0; k < 16; k++)
+			at += sprintf(at, k == 4 || k == 6 || k == 8 || k == 10 ? "-%02x" : "%02x",
+				      uuid[k]);
+		if ((tail != word && !*tail && number == i) || strcmp(word, text) == 0)
+			return i;
+	}
+	return FAKE_GPUS_MAX;
+}
+
+/* As the driver: in the order of the variable, up to the first word that names none. */
+static void device_hide(void)
+{
+	const char *variable = getenv("CUDA_VISIBLE_DEVICES");
+	struct fake_settings seen = fake.settings;
+	char copy[1024], *rest = copy, *word;
+
+	if (!variable)
+		return;
+	snprintf(copy, sizeof(copy), "%s", variable);
+	seen.gpus = 0;
+	while ((word = strsep(&rest, ",")) && seen.gpus < FAKE_GPUS_MAX) {
+		uint32_t real = device_named(word);
+
+		if (real == FAKE_GPUS_MAX)
+			break;
+		seen.numa[seen.gpus] = fake.settings.numa[real];
+		seen.real[seen.gpus++] = real;
+	}
+	fake.settings = seen;
+}
 
 static enum cu_result device_init(unsigned int flags)
 {
@@ -27,6 +82,7 @@ static enum cu_result device_init(unsigned int flags)
 		return CU_ERROR_INVALID_VALUE;
 	if (fake.pid)
 		return CU_OK;
+	device_hide();
 	if (fake.settings.gpus == 0)
 		return CU_ERROR_NO_DEVICE;
 	for (done = 0; done < fake.settings.gpus; done++) {
@@ -35,7 +91,8 @@ static enum cu_result device_init(unsigned int flags)
 		fake.devices[done].primary.ordinal = done;
 		null_stream->ordinal = done;
 		null_stream->last = &null_stream->first;
-		if (store_open(&fake.settings, done, &fake.devices[done].store) < 0)
+		if (store_open(&fake.settings, fake.settings.real[done],
+			       &fake.devices[done].store) < 0)
 			break;
 	}
 	if (done < fake.settings.gpus) {
@@ -145,19 +202,12 @@ enum cu_result cuDeviceGetName(char *ret_name, int bytes, cu_device device)
 	return fake_leave(result);
 }
 
-/* The same for a device of a pretend machine in every process; other machines have others. */
 enum cu_result cuDeviceGetUuid_v2(struct cu_uuid *ret_uuid, cu_device device)
 {
 	enum cu_result result = device_ask(FAKE_CALL_device_get_uuid, device, ret_uuid);
-	uint32_t hash = 2166136261u;
 
-	if (result == CU_OK) {
-		for (const char *at = fake.settings.node; *at; at++)
-			hash = (hash ^ (uint8_t)*at) * 16777619u;
-		memcpy(ret_uuid->bytes, "fakecuda", 8);
-		memcpy(ret_uuid->bytes + 8, &hash, 4);
-		memcpy(ret_uuid->bytes + 12, &device, 4);
-	}
+	if (result == CU_OK)
+		device_fill_uuid(fake.settings.real[device], (uint8_t *)ret_uuid->bytes);
 	return fake_leave(result);
 }
 
@@ -166,12 +216,14 @@ static enum cu_result device_attribute(enum cu_device_attribute attribute, cu_de
 {
 	switch (attribute) {
 	case CU_ATTRIBUTE_COMPUTE_MODE:
+		*ret = fake.settings.mode;
+		return CU_OK;
 	case CU_ATTRIBUTE_PCI_DEVICE_ID:
 	case CU_ATTRIBUTE_COMPUTE_MINOR:
 		*ret = 0;
 		return CU_OK;
 	case CU_ATTRIBUTE_PCI_BUS_ID:
-		*ret = DEVICE_PCI_BUS(device);
+		*ret = DEVICE_PCI_BUS((int)fake.settings.real[device]);
 		return CU_OK;
 	case CU_ATTRIBUTE_PCI_DOMAIN_ID:
 		*ret = DEVICE_PCI_DOMAIN;
@@ -213,9 +265,11 @@ enum cu_result cuDeviceGetPCIBusId(char *ret_id, int bytes, cu_device device)
 {
 	enum cu_result result = device_ask(FAKE_CALL_device_get_pci_bus_id, device, ret_id);
 	char id[32];
-	int length = snprintf(id, sizeof(id), "%04X:%02X:00.0", DEVICE_PCI_DOMAIN,
-			      (unsigned int)DEVICE_PCI_BUS(device));
+	int length = 0;
 
+	if (result == CU_OK)
+		length = snprintf(id, sizeof(id), "%04X:%02X:00.0", DEVICE_PCI_DOMAIN,
+				  DEVICE_PCI_BUS(fake.settings.real[device]));
 	if (result == CU_OK && bytes <= length)
 		result = CU_ERROR_INVALID_VALUE;
 	if (result == CU_OK)

@@ -76,7 +76,9 @@ struct fake_settings {
 	uint32_t gpus;
 	uint64_t mem_bytes;
 	int numa[FAKE_GPUS_MAX];
+	uint32_t real[FAKE_GPUS_MAX]; /* ordinals of the pretend machine, of those that are seen */
 	int version;
+	int mode; /* compute mode */
 	char node[32];
 	char dir[128];
 	uint64_t latency_ns[FAKE_CALLS];

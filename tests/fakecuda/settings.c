@@ -4,6 +4,7 @@
  * Reads the FAKECUDA variable: KEY=VALUE, separated by commas. docs/testing.md tells more.
  *
  *   gpus=N  mem=256M  numa=0:1     how many devices, what each has, next to which node
+ *   mode=3                         compute mode: 0 to 3
  *   version=13000                  of the driver; below 12080 it has no batch copy
  *   lat=CALL:15us                  what a call takes
  *   up=25G  down=25G               bytes a second of a device, from the host and to it
@@ -243,6 +244,14 @@ static bool settings_version(struct fake_settings *set, const char *text)
 	return true;
 }
 
+static bool settings_mode(struct fake_settings *set, const char *text)
+{
+	if (text[0] < '0' || text[0] > '3' || text[1])
+		return settings_refuse("mode", text, "0 to 3, as the driver numbers them");
+	set->mode = text[0] - '0';
+	return true;
+}
+
 static bool settings_one(struct fake_settings *set, char *text, uint32_t *ret_numa)
 {
 	char *value = strchr(text, '=');
@@ -262,6 +271,8 @@ static bool settings_one(struct fake_settings *set, char *text, uint32_t *ret_nu
 		return settings_fail(set, value);
 	if (strcmp(text, "version") == 0)
 		return settings_version(set, value);
+	if (strcmp(text, "mode") == 0)
+		return settings_mode(set, value);
 	if (strcmp(text, "node") == 0)
 		return settings_text("node", set->node, sizeof(set->node), value, false);
 	if (strcmp(text, "dir") == 0)
@@ -272,7 +283,7 @@ static bool settings_one(struct fake_settings *set, char *text, uint32_t *ret_nu
 		return settings_rate(&set->copy_rate[FAKE_DOWN], text, value);
 	return settings_refuse(
 		"unknown key", text,
-		"there are gpus, mem, numa, lat, up, down, fail, version, node and dir");
+		"there are gpus, mem, numa, lat, up, down, fail, version, mode, node and dir");
 }
 
 static void settings_default(struct fake_settings *ret)
@@ -284,6 +295,8 @@ static void settings_default(struct fake_settings *ret)
 		.node = "node",
 		.dir = "/dev/shm",
 	};
+	for (uint32_t i = 0; i < FAKE_GPUS_MAX; i++)
+		ret->real[i] = i;
 	for (uint32_t i = 0; i < sizeof(settings_latencies) / sizeof(settings_latencies[0]); i++)
 		ret->latency_ns[settings_latencies[i].call] = settings_latencies[i].us * 1000ull;
 }

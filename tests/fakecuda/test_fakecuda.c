@@ -41,6 +41,36 @@ START_TEST(test_settings)
 }
 END_TEST
 
+/* In the order of the variable, up to the first word that names no device. */
+START_TEST(test_visible_devices)
+{
+	struct cu_uuid uuid;
+	int value = 0;
+
+	setenv("CUDA_VISIBLE_DEVICES", "2,0,9,1", 1);
+	fake_start("visible", "gpus=4,mem=48M,numa=0:1:2:3,mode=3");
+	ck_assert_int_eq(cu->device_get_count(&value), CU_OK);
+	ck_assert_int_eq(value, 2);
+	ck_assert_int_eq(cu->device_get(&value, 2), CU_ERROR_INVALID_DEVICE);
+	ck_assert_int_eq(cu->device_get_uuid(&uuid, 0), CU_OK);
+	ck_assert_int_eq(uuid.bytes[12], 2);
+	ck_assert_int_eq(cu->device_get_uuid(&uuid, 1), CU_OK);
+	ck_assert_int_eq(uuid.bytes[12], 0);
+	ck_assert_int_eq(cu->device_get_attribute(&value, CU_ATTRIBUTE_HOST_NUMA_ID, 0), CU_OK);
+	ck_assert_int_eq(value, 2);
+	ck_assert_int_eq(cu->device_get_attribute(&value, CU_ATTRIBUTE_COMPUTE_MODE, 1), CU_OK);
+	ck_assert_int_eq(value, 3);
+}
+END_TEST
+
+START_TEST(test_no_visible_device)
+{
+	setenv("CUDA_VISIBLE_DEVICES", "GPU-00000000-0000-0000-0000-000000000000", 1);
+	fake_load("invisible", "gpus=4");
+	ck_assert_int_eq(cu->init(0), CU_ERROR_NO_DEVICE);
+}
+END_TEST
+
 START_TEST(test_no_device)
 {
 	fake_load("none", "gpus=0");
@@ -86,6 +116,8 @@ static const char *const settings_wrong[] = {
 	"dir=relative",
 	"node=a/b",
 	"version=x",
+	"mode=4",
+	"mode=13",
 	"gpu=1",
 	"gpus",
 	"gpus=1,,mem=2M",
@@ -394,6 +426,8 @@ int main(void)
 {
 	static const struct suite_case cases[] = {
 		{ &test_settings, 0 },
+		{ &test_visible_devices, 0 },
+		{ &test_no_visible_device, 0 },
 		{ &test_no_device, 0 },
 		{ &test_settings_wrong, 20 },
 		{ &test_fail_once, 0 },

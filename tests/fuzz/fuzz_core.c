@@ -4,12 +4,14 @@
  * Any bytes as a client's requests: every argument that a client writes, fed to the core raw.
  *
  * The world is fixed: two clients of one tenant in one space with three slabs of eight pages, the
- * last not mapped by the second client. An input is a run of records: one byte that picks client
+ * last not mapped by the second client, above an arena of two slabs. The input is the mover too: it
+ * says when a transfer ends and how. An input is a run of records: one byte that picks client
  * and operation, one that gives the count, then operands as they come. Page names that a call
  * returned can be named again by number, or no input would ever get beyond -ENOENT. At the end the
  * tables must be whole and no batch may have done more than it was asked.
  */
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,14 +23,16 @@
 
 #define BATCH 16u
 #define SLABS 3u
+#define TRANSFERS 4u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 static const struct core_limits limits = {
-	.pages = 256,
+	.pages = 512,
 	.leases = 24,
-	.slabs = 4,
+	.slabs = 8,
 	.spaces = 2,
+	.transfers = TRANSFERS,
 	.clients = 2,
 	.members = 4,
 	.tenants = 1,
@@ -45,6 +49,8 @@ struct fuzz {
 	struct core_member *member[2];
 	kvb_page_t names[256];
 	uint8_t names_n;
+	unsigned flight[TRANSFERS]; /* given out and not ended */
+	unsigned flights;
 	struct input in;
 };
 
@@ -102,6 +108,9 @@ static void start(struct fuzz *f, void *mem)
 	core_set_time(&f->c, 1000000000);
 	MUST(core_device_add(&f->c, KVB_DEVICE_HOST, 0, "host:0", SLABS * (2ull << 20), 2 << 20) ==
 	     0);
+	MUST(core_arena_add(&f->c, 0, 2 * (2ull << 20), 2 << 20) == 1);
+	core_device_below(&f->c, 0, 1);
+	core_device_below_ready(&f->c, 0, true);
 	MUST(core_tenant_set(&f->c, &tenant, false, why, sizeof(why)) == 0);
 	for (unsigned i = 0; i < 2; i++) {
 		MUST(core_client_open(&f->c, 0, 0, 1, "c") == (int)i);
@@ -121,6 +130,44 @@ static void start(struct fuzz *f, void *mem)
 	}
 }
 
+/* The devices make and take back what they are asked for. */
+static void serve(struct fuzz *f)
+{
+	for (unsigned slab; (slab = core_next_slab(&f->c)) != CORE_NONE16;) {
+		if (f->c.slabs[slab].state == CORE_SLAB_CREATING)
+			core_slab_created(&f->c, slab);
+		else
+			core_slab_closed(&f->c, slab);
+	}
+}
+
+/* Takes what is queued and ends up to n transfers, in an order and with errors of the input. */
+static void move(struct fuzz *f, uint32_t n, uint64_t arg)
+{
+	static const int errors[] = { 0, 0, -EIO, -EBADMSG };
+
+	for (unsigned t; (t = core_next_transfer(&f->c, 0)) != CORE_NONE16;) {
+		MUST(f->flights < TRANSFERS);
+		f->flight[f->flights++] = t;
+	}
+	for (; n && f->flights; n--, arg >>= 4) {
+		unsigned at = (arg >> 2 & 3) % f->flights, t = f->flight[at];
+
+		f->flight[at] = f->flight[--f->flights];
+		core_transfer_done(&f->c, t, errors[arg & 3], t);
+	}
+}
+
+static void expect_whole(struct fuzz *f)
+{
+	char why[256] = "";
+
+	if (core_check(&f->c, why, sizeof(why))) {
+		fprintf(stderr, "core_check: %s\n", why);
+		abort();
+	}
+}
+
 static void step(struct fuzz *f)
 {
 	uint8_t what = take_byte(&f->in), n = take_byte(&f->in) % (BATCH + 1);
@@ -132,6 +179,7 @@ static void step(struct fuzz *f)
 	struct core_lookup lk = { .ns = 0 };
 	uint64_t arg;
 	uint32_t busy;
+	bool failed;
 
 	take(&f->in, &arg, sizeof(arg));
 	for (unsigned i = 0; i < n; i++) {
@@ -142,9 +190,12 @@ static void step(struct fuzz *f)
 					     .depth = (uint32_t)arg };
 	}
 	memset(ret, 0, sizeof(ret));
-	switch ((what >> 1) % 10) {
+	switch ((what >> 1 & 0x3f) % 16) {
 	case 0:
-		b = core_alloc(&f->c, m, n, what & 0x80 ? KVB_ALLOC_MAGAZINE : 0, ret);
+		b = core_alloc(&f->c, m, n,
+			       (what & 0x80 ? KVB_ALLOC_MAGAZINE : 0) |
+				       (what & 0x40 ? KVB_ALLOC_DROP : 0),
+			       ret);
 		break;
 	case 1:
 		b = core_free(&f->c, m, page, n);
@@ -155,6 +206,7 @@ static void step(struct fuzz *f)
 	case 3:
 		lk.salt = arg >> 60;
 		lk.all = arg & 1;
+		lk.tiers = !lk.all && arg & 2;
 		b = core_lookup(&f->c, m, &lk, hash, n, ret);
 		MUST(lk.lead <= b.done);
 		break;
@@ -175,9 +227,33 @@ static void step(struct fuzz *f)
 		core_set_time(&f->c, f->c.now_ns + (arg & 0xffffffff));
 		(void)core_work(&f->c, n);
 		break;
-	default:
-		(void)core_space_shrink(&f->c, 0, arg & 1, 0);
+	case 9:
+		(void)core_space_shrink(&f->c, arg >> 1 & 1, arg & 1, arg >> 8);
 		(void)core_work(&f->c, n);
+		break;
+	case 10:
+		lk.salt = arg >> 60;
+		b = core_load(&f->c, m, &lk, hash, n, ret);
+		MUST(lk.lead <= b.done);
+		break;
+	case 11:
+		lk.salt = arg >> 60;
+		b = core_prefetch(&f->c, m, &lk, hash, n);
+		break;
+	case 12:
+		b = core_store(&f->c, m, page, n);
+		break;
+	case 13:
+		(void)core_load_arrived(&f->c, m, page, n, &failed);
+		break;
+	case 14:
+		core_device_below_ready(&f->c, 0, arg & 3);
+		serve(f);
+		break;
+	default:
+		serve(f);
+		move(f, n, arg);
+		expect_whole(f);
 		break;
 	}
 	MUST(b.done <= n);
@@ -192,7 +268,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	uint64_t need = core_bytes(&limits);
 	void *mem = aligned_alloc(4096, need);
 	struct fuzz *f = calloc(1, sizeof(*f));
-	char why[256] = "";
 
 	MUST(mem && f);
 	memset(mem, 0, need);
@@ -200,10 +275,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	start(f, mem);
 	while (f->in.left)
 		step(f);
-	if (core_check(&f->c, why, sizeof(why))) {
-		fprintf(stderr, "core_check: %s\n", why);
-		abort();
-	}
+	expect_whole(f);
 	free(f);
 	free(mem);
 	return 0;

@@ -251,6 +251,44 @@ START_TEST(fault_063_peer_in_other_namespaces)
 }
 END_TEST
 
+static void attach_and_leave(void *arg)
+{
+	struct raw r;
+
+	raw_attach(&r, arg, "default", NULL);
+	raw_close(&r);
+}
+
+/* The daemon is alone in a pid namespace below this process, whose number it therefore lacks. */
+static void beside_a_daemon_that_does_not_see(void *arg)
+{
+	struct broker b;
+	int sock;
+
+	if (unshare(CLONE_NEWPID) < 0) {
+		fprintf(stderr, "# no pid namespaces: %s\n", strerror(errno));
+		return;
+	}
+	broker_start(&b, OPTIONS());
+	sock = raw_connect(&b);
+	ck_assert_int_ge(sock, 0);
+	ck_assert_int_eq(raw_wait_end(sock), -EXDEV);
+	ck_assert(
+		broker_log_has(&b, "connection refused: the peer's process is in a pid namespace"));
+	/* one that it sees is served */
+	child_join(child_start(attach_and_leave, &b));
+	broker_stop(&b);
+	broker_remove(&b);
+}
+
+START_TEST(fault_063_peer_that_cannot_be_seen)
+{
+	if (!can_be_others())
+		return;
+	child_join(child_start(beside_a_daemon_that_does_not_see, NULL));
+}
+END_TEST
+
 /* ---- paths --------------------------------------------------------------------------------- */
 
 /* A daemon that must refuse to start, naming what it minds. */
@@ -703,6 +741,7 @@ int main(void)
 		CASE(fault_060_client_that_is_stopped),
 		CASE(fault_062_one_direction_shut_down),
 		CASE(fault_063_peer_in_other_namespaces),
+		CASE(fault_063_peer_that_cannot_be_seen),
 		CASE(fault_069_sigterm_under_load),
 		CASE(fault_070_two_daemons),
 		CASE(fault_092_log_that_takes_nothing),

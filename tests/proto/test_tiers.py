@@ -371,7 +371,8 @@ def movers_go_with_a_killed_daemon():
         broker.proc.kill()
         broker.proc.wait()
         wait_gone(*pids)
-        assert set(os.listdir("/dev/shm")) <= shm
+        left = set(os.listdir("/dev/shm")) - shm
+        assert not [name for name in left if "fakecuda" not in name], left  # those are other tests'
     finally:
         broker.kill()
 
@@ -456,6 +457,99 @@ def mover_cannot_be_started():
     return "%d starts failed, and came" % seen
 
 
+def start_fails_or_works():
+    """Each refusal of memory, of an fd, of a place in the loop: a daemon that says why it does not
+    start, or one whose tier works."""
+    starts = refusals = 0
+
+    def run(broker, engine):
+        e = engine()
+        pages = e.grow(16)
+        e.put(0, pages * 2)
+        assert e.get(0, pages * 2)[1]
+
+    for point, ks in (("tiers", 3), ("arena", 1), ("loop-add", 7), ("memfd", 2), ("mover-send", 4)):
+        for k in range(1, ks + 1):
+            env = {"KVB_FAULT": "%s:%d" % (point, k)}
+            broker = broker_of(env=env)
+            code = broker.code
+            if code is None:
+                wait_ready(broker)
+                broker.stop()
+                starts += 1
+                with_broker(run, env=env)
+            else:
+                assert code == 1 and "error: " in broker.text(), (point, k, code, broker.text())
+                broker.check_words()
+                refusals += 1
+            broker.kill()
+    assert starts and refusals, (starts, refusals)
+    return "%d refusals to start, %d starts" % (refusals, starts)
+
+
+# What a mover calls once it serves, the version of a driver that makes it call that, and which of its
+# calls come at the start, before there is anything to carry.
+MOVER_CALLS = {
+    "cuMemcpyBatchAsync_v2": (13000, 1), "cuMemcpyBatchAsync": (12080, 1), "cuMemcpyHtoDAsync_v2": (12000, 2),
+    "cuMemcpyDtoHAsync_v2": (12000, 2), "cuEventRecord": (13000, 2), "cuEventQuery": (13000, 2),
+    "cuMemHostRegister_v2": (13000, 1), "cuMemImportFromShareableHandle": (13000, 3), "cuMemMap": (13000, 3),
+    "cuMemSetAccess": (13000, 2), "cuMemAddressReserve": (13000, 2), "cuMemRelease": (13000, 2),
+}
+
+
+def mover_call_fails(call, result):
+    """The k-th such call of every mover fails: what it carried is a miss, nothing is wrong or stuck."""
+    version, k = MOVER_CALLS[call]
+
+    def run():
+        broker = broker_of("cuda:0=64M", fail=",version=%d,fail=%s:%d:%s" % (version, call, k, result))
+        e = None
+        try:
+            wait_until(lambda: re.search("its tier is ready|another is started", broker.text()), broker.text)
+            e = Engine(broker, "cuda:0")
+            pages = e.grow(4)
+            n = pages * 3 // 2
+            below = 0
+            for _ in range(3):
+                e.put(0, n)
+                below += e.get(0, n)[1]
+            broker.check_alive()
+            assert below or result != "OUT_OF_MEMORY" or call.startswith("cuMem") and "cpy" not in call, broker.text()
+            e.put(n, 32)
+            assert e.get(n, 32) == (32, 0)
+            e.end()
+            e = None
+            broker.check_at_rest()
+            pids = list(movers(broker).values())
+            text = broker.text()
+            broker.stop()
+            wait_gone(*pids)
+            return "%d pages from below%s" % (below, ", another mover" if "another is started" in text else "")
+        finally:
+            if e:
+                e.kill()
+            broker.kill()
+    return run
+
+
+def damaged_memory_is_retired():
+    """Slabs that a mover was at when the device found its memory damaged are given back, and no others."""
+    def run(broker, engine):
+        e = engine("cuda:0")
+        pages = e.grow(4)
+        e.put(0, pages * 3 // 2)
+        device = wait_until(lambda: (lambda d: d["retired"] and d)(broker.json("gpu", "list")["devices"][0]),
+                            lambda: "nothing is retired:\n" + broker.text())
+        assert 1 <= device["retired"] <= 4, device
+        assert "its memory is damaged" in broker.text(), broker.text()
+        e.shrink()  # it gives back what was revoked, and the rest
+        wait_until(lambda: broker.json("gpu", "list")["devices"][0]["slabs"] == 0, "slabs stay")
+        by = engine("cuda:0", "other")
+        assert by.grow(1) > 0
+        return "%d slabs" % device["retired"]
+    return with_broker(run, "cuda:0=64M", fail=",fail=cuEventQuery:2:ECC_UNCORRECTABLE")
+
+
 def what_cannot_be_is_refused():
     for args, words in ((("--host-tier", "1M"), "--host-tier"), (("--host-tier", "much"), "--host-tier"),
                         (("--mover-sums", "17"), "--mover-sums"), (("--host-tier", "900T"), "host tier")):
@@ -489,7 +583,11 @@ def main():
         ("without_a_mover", without_a_mover),
         ("without_a_tier", without_a_tier),
         ("sums_off", sums_off),
-        *([("fault_011_mover_cannot_be_started", mover_cannot_be_started)]
+        *[("fault_083_mover_%s_%s" % (call, result), mover_call_fails(call, result))
+          for call in MOVER_CALLS for result in ("OUT_OF_MEMORY", "ECC_UNCORRECTABLE")],
+        ("fault_083_damaged_memory_is_retired", damaged_memory_is_retired),
+        *([("fault_011_mover_cannot_be_started", mover_cannot_be_started),
+           ("fault_011_start_fails_or_works", start_fails_or_works)]
           if PROGRAMS["fault-points"] == "true" else []),
         ("what_cannot_be_is_refused", what_cannot_be_is_refused),
     ]

@@ -379,6 +379,7 @@ void model_transfer_end(struct world *w, unsigned transfer, int error)
 		from->indexed &= error != -EBADMSG;
 		w->promoted += !error;
 		w->failures += error != 0;
+		w->misses += error == -EBADMSG;
 	} else {
 		to->indexed = !error && from->indexed && from->epoch == w->m.ns[from->ns].epoch;
 		from->copied |= to->indexed;
@@ -452,8 +453,27 @@ static void compare_tenant(struct world *w, unsigned tenant)
 	}
 }
 
+/* What the core says it has moved. */
+static void compare_moved(struct world *w)
+{
+	uint64_t demoted = 0, promoted = 0, misses = 0;
+
+	for (unsigned d = 0; d < w->m.opens; d++) {
+		demoted += w->c.h->device[d].demoted;
+		promoted += w->c.h->device[d].promoted;
+		misses += w->c.h->device[d].checksum_misses;
+	}
+	world_expect(w, demoted == w->demoted && promoted == w->promoted && misses == w->misses,
+		     "the core wrote %llu pages down, brought %llu up and missed %llu checksums, "
+		     "the model %llu, %llu and %llu",
+		     (unsigned long long)demoted, (unsigned long long)promoted,
+		     (unsigned long long)misses, (unsigned long long)w->demoted,
+		     (unsigned long long)w->promoted, (unsigned long long)w->misses);
+}
+
 void model_compare(struct world *w)
 {
+	compare_moved(w);
 	for (unsigned i = 0; i < M_TENANTS && i < w->c.h->limits.tenants; i++) {
 		world_expect(w, w->c.tenants[i].used == w->m.tenant[i].used, "tenant %u", i);
 		if (w->m.tenant[i].used)

@@ -150,23 +150,25 @@ static void adopt_below(struct world *w, unsigned upper)
 		.regions = 1,
 		.stride_bytes = s->regions * s->stride_bytes,
 	};
-	uint64_t handle_bytes, handles = 1;
+	const struct core_space *cs;
 
 	if (low == CORE_NONE16)
 		return;
 	world_expect(w, arena != M_NONE && low < M_SPACES && !w->m.space[low].used,
 		     "space %u has space %u below it", upper, low);
-	handle_bytes = w->m.device[arena].handle_bytes;
-	while (handles * handle_bytes % geometry.stride_bytes)
-		handles++;
-	geometry.slab_bytes = handles * handle_bytes;
+	/* how many handles make a slab is the core's to choose: nobody maps it */
+	cs = &w->c.spaces[low];
+	geometry.slab_bytes = cs->handles_per_region * w->m.device[arena].handle_bytes;
 	geometry.pages_per_slab = (uint32_t)(geometry.slab_bytes / geometry.stride_bytes);
-	geometry.slots = (uint32_t)(w->m.device[arena].capacity_bytes / geometry.slab_bytes);
+	if (geometry.slab_bytes)
+		geometry.slots =
+			(uint32_t)(w->m.device[arena].capacity_bytes / geometry.slab_bytes);
 	world_expect(w,
-		     w->c.spaces[low].pages_per_slab == geometry.pages_per_slab &&
-			     w->c.spaces[low].slots == geometry.slots && geometry.slots,
-		     "space %u below: %u pages a slab, %u slots", low,
-		     w->c.spaces[low].pages_per_slab, w->c.spaces[low].slots);
+		     geometry.pages_per_slab && geometry.slots &&
+			     cs->pages_per_slab == geometry.pages_per_slab &&
+			     cs->slots == geometry.slots && cs->slab_bytes == geometry.slab_bytes,
+		     "space %u below: %u pages a slab of %llu bytes, %u slots", low,
+		     cs->pages_per_slab, (unsigned long long)cs->slab_bytes, cs->slots);
 	s->below = (int)low;
 	model_space_open(&w->m, low, &geometry);
 }

@@ -156,6 +156,9 @@ static void load_short(struct world *w, const struct load *l, struct core_batch 
 	const struct m_page *p = here == CORE_NONE ? NULL : model_page_at(&w->m, mm->space, here);
 	uint32_t slot = here / s->pages_per_slab;
 
+	/* what is held in chunks: a short run is one */
+	world_expect(w, l->n > 32 || l->here[b.done] == CORE_NONE || here == l->here[b.done],
+		     "LOAD evicted page %u, which it was asked for", l->here[b.done]);
 	if (b.status) {
 		world_expect(w, b.status == -EDQUOT && lease, "LOAD: status %d", b.status);
 		world_expect(w, !p || !page_lease_fits(w, p, mm->client),

@@ -215,6 +215,116 @@ static bool break_promise(struct world *w)
 	return false;
 }
 
+/* ---- breaks of tiers ----------------------------------------------------------------------- */
+
+static bool is_busy_source(const struct core_page *p)
+{
+	return p->state == CORE_PAGE_SEALED && p->flags & CORE_PAGE_BUSY;
+}
+
+static bool is_arriving(const struct core_page *p)
+{
+	return p->state == CORE_PAGE_ARRIVING;
+}
+
+static bool is_unpaired(const struct core_page *p)
+{
+	return is_indexed(p) && !(p->flags & (CORE_PAGE_BELOW | CORE_PAGE_ABOVE | CORE_PAGE_BUSY));
+}
+
+static bool is_copied(const struct core_page *p)
+{
+	return is_indexed(p) && p->flags & CORE_PAGE_BELOW;
+}
+
+static bool is_copy(const struct core_page *p)
+{
+	return is_indexed(p) && p->flags & CORE_PAGE_ABOVE;
+}
+
+static bool is_ripe(const struct core_page *p)
+{
+	return p->flags & CORE_PAGE_RIPE;
+}
+
+BREAK_PAGE(break_busy, is_busy_source, p->flags &= (uint16_t)~CORE_PAGE_BUSY)
+BREAK_PAGE(break_busy_to, is_arriving, p->flags &= (uint16_t)~CORE_PAGE_BUSY)
+BREAK_PAGE(break_arriving_generation, is_arriving, p->gen--)
+BREAK_PAGE(break_flight_epoch, is_busy_source, p->epoch++)
+BREAK_PAGE(break_pair_stays, is_unpaired, p->flags |= CORE_PAGE_BELOW)
+BREAK_PAGE(break_pair_above, is_copied, p->flags &= (uint16_t)~CORE_PAGE_BELOW)
+BREAK_PAGE(break_pair_below, is_copy, p->flags &= (uint16_t)~CORE_PAGE_ABOVE)
+BREAK_PAGE(break_ripe, is_ripe, p->flags &= (uint16_t)~CORE_PAGE_RIPE)
+BREAK_PAGE(break_failed, is_leased, p->flags |= CORE_PAGE_FAILED)
+
+/* ARRIVING, and visible to every LOOKUP. */
+static bool break_arriving_visible(struct world *w)
+{
+	uint32_t page = find_page(w, is_arriving);
+	struct core_slab *slab;
+
+	if (page == CORE_NONE)
+		return false;
+	slab = &w->c.slabs[w->c.units[page / CORE_UNIT_PAGES]];
+	slab->arriving--;
+	slab->sealed++;
+	w->c.pages[page].state = CORE_PAGE_SEALED;
+	return true;
+}
+
+static struct core_transfer *find_transfer(struct world *w)
+{
+	for (uint32_t i = 0; i < w->c.h->limits.transfers; i++) {
+		if (w->c.transfers[i].state == CORE_TRANSFER_FLIGHT)
+			return &w->c.transfers[i];
+	}
+	return NULL;
+}
+
+static bool break_transfer_lost(struct world *w)
+{
+	struct core_transfer *t = find_transfer(w);
+
+	if (!t)
+		return false;
+	t->state = CORE_TRANSFER_FREE;
+	w->c.h->transfers_used--;
+	return true;
+}
+
+/* It reads a page that is not its own any more. */
+static bool break_transfer_page(struct world *w)
+{
+	struct core_transfer *t = find_transfer(w);
+	uint32_t page = find_page(w, is_unpaired);
+
+	if (!t || page == CORE_NONE)
+		return false;
+	t->from = page;
+	return true;
+}
+
+static bool break_falling(struct world *w)
+{
+	for (unsigned i = 0; i < w->c.h->limits.spaces; i++) {
+		if (!w->c.spaces[i].used || w->c.spaces[i].below == CORE_NONE16)
+			continue;
+		w->c.spaces[i].falling++;
+		return true;
+	}
+	return false;
+}
+
+/* Every checksum below is another: no copy up may be taken for good. */
+static bool break_sums(struct world *w)
+{
+	if (!w->c.sums || find_page(w, is_copy) == CORE_NONE)
+		return false;
+	for (uint32_t i = 0; i < w->c.h->limits.pages; i++)
+		w->c.sums[i] ^= 1;
+	return true;
+}
+
 static const struct sabotage sabotages[] = {
 	{ "generation", break_generation, BY_MODEL, false },
 	{ "generation-zero", break_generation_zero, BY_CHECK | BY_MODEL, false },
@@ -242,6 +352,20 @@ static const struct sabotage sabotages[] = {
 	{ "acked", break_acked, BY_CHECK, false },
 	{ "promise", break_promise, BY_CHECK, false },
 	{ "order", break_order, BY_MODEL, true },
+	{ "busy", break_busy, BY_CHECK | BY_MODEL, false },
+	{ "busy-to", break_busy_to, BY_CHECK | BY_MODEL, false },
+	{ "arriving-visible", break_arriving_visible, BY_CHECK | BY_MODEL, false },
+	{ "arriving-generation", break_arriving_generation, BY_MODEL, false },
+	{ "flight-epoch", break_flight_epoch, BY_MODEL, false },
+	{ "pair-stays", break_pair_stays, BY_CHECK, false },
+	{ "pair-above", break_pair_above, BY_CHECK, false },
+	{ "pair-below", break_pair_below, BY_CHECK, false },
+	{ "ripe", break_ripe, BY_CHECK, false },
+	{ "failed", break_failed, BY_CHECK | BY_MODEL, false },
+	{ "transfer-lost", break_transfer_lost, BY_CHECK | BY_MODEL, false },
+	{ "transfer-page", break_transfer_page, BY_CHECK, false },
+	{ "falling", break_falling, BY_CHECK, false },
+	{ "sums", break_sums, BY_MODEL, true },
 };
 
 /* ---- trying them --------------------------------------------------------------------------- */

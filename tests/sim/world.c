@@ -231,11 +231,11 @@ static void choose_traffic(struct world *w)
 	} often[] = {
 		{ OP_ALLOC, 300 },      { OP_SEAL, 300 },     { OP_RELEASE, 500 },
 		{ OP_LOAD, 300 },       { OP_LOOKUP, 60 },    { OP_STORE, 100 },
-		{ OP_ARRIVED, 30 },     { OP_MOVER, 200 },    { OP_WORK, 100 },
+		{ OP_ARRIVED, 80 },     { OP_MOVER, 200 },    { OP_WORK, 100 },
 		{ OP_PAGE_EVICT, 100 }, { OP_DEVICE, 100 },   { OP_GROW, 15 },
 		{ OP_MEMBERS, 60 },     { OP_RECLAIM, 15 },   { OP_SHRINK, 4 },
 		{ OP_FREE, 20 },        { OP_PIN, 10 },       { OP_TIME, 5 },
-		{ OP_READY, 4 },        { OP_ROT, 4 },        { OP_EPOCH_BUMP, 2 },
+		{ OP_READY, 4 },        { OP_ROT, 4 },        { OP_EPOCH_BUMP, 6 },
 		{ OP_CLIENT_OPEN, 4 },  { OP_NS_OPEN, 4 },    { OP_HINT, 2 },
 		{ OP_SPACE_OPEN, 4 },   { OP_TENANT_SET, 1 }, { OP_CLIENT_CLOSE, 1 },
 	};

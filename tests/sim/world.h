@@ -127,7 +127,7 @@ struct world {
 	kvb_page_t names[W_NAMES];
 	uint32_t names_next;
 	uint64_t did[OP_N];
-	uint64_t hits, victims, dups, grants, revoked, reaped, demoted, promoted, failures;
+	uint64_t hits, victims, dups, grants, revoked, reaped, demoted, promoted, failures, misses;
 	char why[512];
 	jmp_buf failed; /* last: survives world_start() */
 };

@@ -426,7 +426,7 @@ static const struct life_call {
 } life_calls[] = {
 	{ "cuInit", 13000, 2, 1, false },
 	{ "cuDeviceGet", 13000, 2, 1, false },
-	{ "cuDeviceGetAttribute", 13000, 6, 2, false },
+	{ "cuDeviceGetAttribute", 13000, 7, 2, false },
 	{ "cuMemGetAllocationGranularity", 13000, 3, 1, false },
 	{ "cuDevicePrimaryCtxSetFlags_v2", 13000, 1, 1, false },
 	{ "cuDevicePrimaryCtxRetain", 13000, 1, 1, false },
@@ -515,7 +515,8 @@ static const char *const spoiling_calls[] = {
 };
 #define SPOILING_CALLS ((int)(sizeof(spoiling_calls) / sizeof(spoiling_calls[0])))
 
-/* A memory error of the device at every point: it is told, it stays, and close returns. */
+/* An error of the device's memory, or of a context, at every point: it is told which, it stays, and
+ * close returns. */
 START_TEST(mover_is_spoilt_by_an_error_that_sticks)
 {
 	uint32_t batch;
@@ -523,8 +524,8 @@ START_TEST(mover_is_spoilt_by_an_error_that_sticks)
 	struct moved m;
 	char more[96];
 
-	snprintf(more, sizeof(more), ",version=12000,fail=%s:1:ECC_UNCORRECTABLE",
-		 spoiling_calls[_i]);
+	snprintf(more, sizeof(more), ",version=12000,fail=%s:1:%s", spoiling_calls[_i / 2],
+		 _i % 2 ? "LAUNCH_FAILED" : "ECC_UNCORRECTABLE");
 	fake_set(1, more);
 	moved_prepare(&m, GPU_KIND_CUDA);
 	ck_assert_int_eq(gpu_mover_open(GPU_KIND_CUDA, 0, &m.mover, m.why, WHY_BYTES), 0);
@@ -533,6 +534,7 @@ START_TEST(mover_is_spoilt_by_an_error_that_sticks)
 	    move(&m, GPU_DOWN, m.host) == 0 && gpu_mover_detach(m.mover, m.host) == 0)
 		ck_assert_int_eq(gpu_mover_unmap(m.mover, m.device), -EIO);
 	ck_assert(gpu_mover_is_spoilt(m.mover));
+	ck_assert(gpu_mover_memory_is_bad(m.mover) == (_i % 2 == 0));
 	copy = (struct gpu_copy){ .device = m.device, .host = m.host, .bytes = PIECE_BYTES };
 	ck_assert_int_eq(gpu_mover_submit(m.mover, GPU_UP, 1, &copy, &batch), -EIO);
 	ck_assert_int_eq(gpu_mover_map(m.mover, 1, HANDLE_BYTES, m.fds, &m.device), -EIO);
@@ -552,6 +554,7 @@ START_TEST(mover_is_spoilt_when_copies_cannot_be_ended)
 		   ",fail=cuStreamSynchronize:1:OUT_OF_MEMORY");
 	ck_assert_int_eq(move(&m, GPU_UP, m.host), -ENOMEM);
 	ck_assert(gpu_mover_is_spoilt(m.mover));
+	ck_assert(!gpu_mover_memory_is_bad(m.mover));
 	ck_assert_ptr_null(gpu_mover_close(m.mover));
 	cuda_owner_close(m.owner);
 }
@@ -571,7 +574,7 @@ int main(void)
 		{ &mover_open_says_why_not, TIMEOUT_S },
 		{ &mover_copes_with_the_failure_of_any_call, TIMEOUT_S, LIFE_CALLS },
 		{ &mover_life_is_all_listed, TIMEOUT_S },
-		{ &mover_is_spoilt_by_an_error_that_sticks, TIMEOUT_S, SPOILING_CALLS },
+		{ &mover_is_spoilt_by_an_error_that_sticks, TIMEOUT_S, 2 * SPOILING_CALLS },
 		{ &mover_is_spoilt_when_copies_cannot_be_ended, TIMEOUT_S },
 		{ NULL, 0 },
 	};

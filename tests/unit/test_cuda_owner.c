@@ -156,8 +156,8 @@ static const struct {
 } owner_abilities[] = {
 	{ "", true, true },
 	/* Three attributes are asked for before: may it be shared, and where does it sit? */
-	{ ",fail=cuDeviceGetAttribute:4:INVALID_VALUE", true, false },
-	{ ",fail=cuDeviceGetAttribute:5:INVALID_VALUE", false, true },
+	{ ",fail=cuDeviceGetAttribute:5:INVALID_VALUE", true, false },
+	{ ",fail=cuDeviceGetAttribute:6:INVALID_VALUE", false, true },
 	{ ",fail=cuMemGetAllocationGranularity:2:NOT_SUPPORTED", false, false },
 };
 #define OWNER_ABILITIES ((int)(sizeof(owner_abilities) / sizeof(owner_abilities[0])))
@@ -295,6 +295,27 @@ START_TEST(owner_opens_without_a_place)
 }
 END_TEST
 
+/* A driver that does not tell is taken for one that lets all processes in. */
+START_TEST(owner_knows_the_compute_mode)
+{
+	static const struct {
+		const char *settings;
+		int mode;
+	} modes[] = {
+		{ "", CU_COMPUTE_DEFAULT },
+		{ ",mode=2", CU_COMPUTE_PROHIBITED },
+		{ ",mode=3", CU_COMPUTE_EXCLUSIVE_PROCESS },
+		{ ",mode=3,fail=cuDeviceGetAttribute:4:INVALID_VALUE", CU_COMPUTE_DEFAULT },
+	};
+	struct cuda_owner *owner;
+
+	fake_set(1, modes[_i].settings);
+	ck_assert_int_eq(cuda_owner_open(0, &owner), 0);
+	ck_assert_int_eq(cuda_owner_info(owner)->compute_mode, modes[_i].mode);
+	cuda_owner_close(owner);
+}
+END_TEST
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
@@ -312,6 +333,7 @@ int main(void)
 		{ &owner_forgets_a_handle_whose_release_failed, 0 },
 		{ &owner_open_fails_cleanly, 0, INFO_CALLS },
 		{ &owner_opens_without_a_place, 0 },
+		{ &owner_knows_the_compute_mode, 0, 4 },
 		{ NULL, 0 },
 	};
 

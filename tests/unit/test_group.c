@@ -187,6 +187,30 @@ START_TEST(ranks_of_other_groups_do_not_count)
 }
 END_TEST
 
+/* Its old space is still there, and has the lower index. */
+START_TEST(a_rank_that_came_back_with_other_pages)
+{
+	struct core_space_spec spec = { .kind = KVB_DEVICE_HOST,
+					.regions = 1,
+					.stride_bytes = STRIDE_8 / 2,
+					.group = 7,
+					.ranks = RANKS };
+	start();
+	int handle = core_space_join(&f.c, client[0], &spec);
+	ck_assert_int_ge(handle, 0);
+	rank[0] = core_member_get(&f.c, client[0], (uint32_t)handle);
+	fixture_grow(&f, rank[0], 1);
+	for (unsigned i = 0; i < RANKS; i++) {
+		ck_assert_uint_eq(found(1), 0);
+		seal_and_release(i, 1);
+	}
+	ck_assert_uint_eq(found(1), RANKS);
+	lose(0, 1);
+	ck_assert_uint_eq(found(1), 0);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(ranks_that_cannot_be_are_refused)
 {
 	start();
@@ -206,6 +230,7 @@ static const struct suite_case cases[] = {
 	{ &a_rank_that_dies_between_leaves_no_half_group },
 	{ &an_epoch_ends_for_all_ranks },
 	{ &ranks_of_other_groups_do_not_count },
+	{ &a_rank_that_came_back_with_other_pages },
 	{ &ranks_that_cannot_be_are_refused },
 	{ NULL },
 };

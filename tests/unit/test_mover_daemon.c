@@ -124,7 +124,7 @@ void test_daemon_start(struct test_daemon *d, uint32_t kind, struct mover_hello 
 		if (pair[1] != MOVER_FD)
 			dup2(pair[1], MOVER_FD);
 		close_range(MOVER_FD + 1, ~0u, 0);
-		exit(mover_main(kind, 0));
+		exit(mover_main(kind, 0, 0));
 	}
 	close(pair[1]);
 	d->fd = p.fd = pair[0];

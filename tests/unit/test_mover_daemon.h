@@ -49,7 +49,7 @@ struct test_daemon {
 	struct test_ring ring;
 };
 
-/* Forks mover_main(kind, 0), and receives its hello. */
+/* Forks mover_main(kind, 0, 0), and receives its hello. */
 void test_daemon_start(struct test_daemon *d, uint32_t kind, struct mover_hello *ret);
 /* Sends a request with n fds; the seq is filled in unless `again`. Try: false when it is gone. */
 bool test_daemon_try(struct test_daemon *d, struct mover_request *request, const int *fds,

@@ -97,6 +97,11 @@ bool gpu_mover_is_spoilt(const struct gpu_mover *mover)
 	return mover->spoilt;
 }
 
+bool gpu_mover_memory_is_bad(const struct gpu_mover *mover)
+{
+	return mover->memory_is_bad;
+}
+
 /* The process's; what is tested over this device opens none. */
 int gpu_mover_open(uint32_t kind, uint32_t ordinal, struct gpu_mover **ret, char *why,
 		   uint32_t why_bytes)

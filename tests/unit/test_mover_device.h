@@ -26,6 +26,7 @@ struct gpu_mover {
 	int fail_attach;
 	uint32_t fail_map; /* which map from now on fails; 0: none */
 	bool spoilt;
+	bool memory_is_bad;
 	uint32_t maps, attached; /* that there are */
 	void *map[TEST_MAPS_MAX];
 	uint32_t batches; /* submitted, ever; batch[k] is number k */

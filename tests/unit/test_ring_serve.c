@@ -194,11 +194,83 @@ START_TEST(an_entry_waits_for_its_fence_and_lets_others_pass)
 }
 END_TEST
 
+/* Two that wait for a word that nobody writes: when the time is over, one is asked for again. */
+START_TEST(an_entry_does_not_wait_for_its_fence_for_ever)
+{
+	struct kvb_fence *fence;
+	struct kvb_sqe *sqe;
+	struct kvb_cqe cqe;
+	kvb_page_t page;
+
+	begin();
+	ck_assert_int_eq(peer_space_send(&peer, 1, 65536, 0), 0);
+	ck_assert_int_eq(peer_space_take(&peer), 0);
+	sqe = &(struct kvb_sqe){ .opcode = KVB_OP_SPACE_GROW, .count = 1, .arg = 1000000000 };
+	ck_assert_int_eq(peer_call(&peer, sqe, &cqe), 0);
+	sqe = &(struct kvb_sqe){ .opcode = KVB_OP_ALLOC, .count = 1 };
+	ck_assert_int_eq(peer_call(&peer, sqe, &cqe), 0);
+	memcpy(&page, peer_results(&peer, 0), sizeof(page));
+	fence = (struct kvb_fence *)(void *)peer.fence;
+	memcpy(peer_operands(&peer, 0), &page, sizeof(page));
+	sqe = &(struct kvb_sqe){
+		.opcode = KVB_OP_FREE, .user_data = 10, .fence = 4, .fence_value = 1, .count = 1
+	};
+	*peer_sqe(&peer) = *sqe;
+	peer_tail(&peer);
+	send_nop(11);
+	peer_doorbell(&peer);
+	expect(11, 0);
+	ck_assert_uint_eq(ring()->parked, 1);
+	ck_assert_uint_gt(ring()->parked_op[0].until_ns, server.now_ns + 50000000000ull);
+	ring()->parked_op[0].until_ns = server.now_ns; /* a minute has passed */
+	expect(10, -ETIME);
+	ck_assert_uint_eq(server.parked, 0);
+	ck_assert_uint_eq(server.core.tenants[0].pages_held, 1);
+	/* late, it does nothing by itself; the entry can be sent again */
+	__atomic_store_n(&fence[3].value, 1, __ATOMIC_RELEASE);
+	fuzz_server_settle(&server);
+	ck_assert_uint_eq(server.core.tenants[0].pages_held, 1);
+	ck_assert_int_eq(peer_call(&peer, sqe, &cqe), 0);
+	ck_assert_int_eq(cqe.res, 1);
+	ck_assert_uint_eq(server.core.tenants[0].pages_held, 0);
+	end();
+}
+END_TEST
+
+/* Well-formed or not: a stream waits. A word that does not exist is not written. */
+START_TEST(a_load_that_makes_no_sense_sets_its_fence)
+{
+	struct kvb_fence *fence;
+	struct kvb_sqe *sqe;
+	struct kvb_cqe cqe;
+
+	begin();
+	fence = (struct kvb_fence *)(void *)peer.fence;
+	sqe = &(struct kvb_sqe){ .opcode = KVB_OP_LOAD,
+				 .fence = KVB_FENCES,
+				 .fence_value = 7,
+				 .count = 1,
+				 .operand = 1 };
+	ck_assert_int_eq(peer_call(&peer, sqe, &cqe), 0);
+	ck_assert_int_eq(cqe.res, -EINVAL);
+	ck_assert_uint_eq(fence[KVB_FENCES - 1].value, 7);
+	sqe->fence = KVB_FENCES + 1;
+	sqe->fence_value = 8;
+	ck_assert_int_eq(peer_call(&peer, sqe, &cqe), 0);
+	ck_assert_int_eq(cqe.res, -EINVAL);
+	for (unsigned i = 0; i < KVB_FENCES; i++)
+		ck_assert_uint_eq(fence[i].value, i == KVB_FENCES - 1 ? 7 : 0);
+	end();
+}
+END_TEST
+
 static const struct suite_case cases[] = {
 	{ &fault_031_indices_go_past_2_to_the_32 },
 	{ &fault_029_a_jump_across_the_wrap_is_still_a_jump },
 	{ &reaping_in_silence_lets_waiting_entries_go_on },
 	{ &an_entry_waits_for_its_fence_and_lets_others_pass },
+	{ &an_entry_does_not_wait_for_its_fence_for_ever },
+	{ &a_load_that_makes_no_sense_sets_its_fence },
 	{ NULL },
 };
 

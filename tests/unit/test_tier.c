@@ -471,6 +471,35 @@ START_TEST(two_tenants_share_an_arena)
 }
 END_TEST
 
+/* A hundred ripe pages whose copies failed are not all written again by one request. */
+START_TEST(one_alloc_starts_few_copies)
+{
+	fixture_start_tiers(&f, 16, 8, 512);
+	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
+	struct core_member *m = fixture_space(&f, client, 16 << 10); /* 2048 pages */
+	ck_assert_uint_eq(fixture_ns(&f, client, 1, KVB_NS_ADMIN), 0);
+	fixture_grow(&f, m, 16);
+	fixture_cache_run(&f, m, 0, 2048);
+	for (unsigned turn = 0; turn < 3; turn++) {
+		while (core_work(&f.c, 10000))
+			;
+		fixture_serve(&f);
+	}
+	ck_assert_uint_ge(f.c.h->transfers_used, 100);
+	for (unsigned t; (t = core_next_transfer(&f.c, 0)) != CORE_NONE16;)
+		core_transfer_done(&f.c, t, -EIO, 0);
+	fixture_check(&f);
+	ck_assert_uint_ge(space_of(m)->ripe, 100);
+	kvb_page_t page;
+	struct core_batch b = core_alloc(&f.c, m, 1, 0, &page);
+	assert_batch(b, 0, 0);
+	ck_assert(b.wait);
+	ck_assert_uint_ge(f.c.h->transfers_used, 1);
+	ck_assert_uint_le(f.c.h->transfers_used, 64);
+	fixture_end(&f);
+}
+END_TEST
+
 /* Every space that is short has its turn, however few units there are. */
 START_TEST(ripening_in_slices_comes_to_an_end)
 {
@@ -510,6 +539,7 @@ static const struct suite_case cases[] = {
 	{ &what_work_revokes_it_walks },
 	{ &hunger_passes },
 	{ &two_tenants_share_an_arena, .timeout_s = 60 },
+	{ &one_alloc_starts_few_copies },
 	{ &ripening_in_slices_comes_to_an_end },
 	{ NULL },
 };

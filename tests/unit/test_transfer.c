@@ -322,6 +322,56 @@ START_TEST(a_revoked_slab_past_its_deadline_is_not)
 }
 END_TEST
 
+/* Nothing more is read from it, however much time there is; other slabs are left alone. */
+START_TEST(fault_083_a_slab_of_bad_memory_is_retired_on_the_way_down)
+{
+	struct core_member *m = start(2, 16);
+	uint32_t busy;
+	fixture_cache_run(&f, m, 10, 6);
+	kvb_page_t page = start_down(m, 20);
+	unsigned t = fixture_take(&f);
+	unsigned bad = f.c.units[f.c.transfers[t].from / CORE_UNIT_PAGES];
+	fixture_done(&f, t, -EHWPOISON);
+	ck_assert_int_eq(f.c.slabs[bad].state, CORE_SLAB_DRAINING);
+	ck_assert_uint_eq(f.c.h->device[0].retired, 1);
+	while (core_work(&f.c, 100))
+		;
+	ck_assert_uint_eq(f.c.h->slabs_undrained, 0);
+	for (unsigned i = 0; i < f.c.h->limits.transfers; i++) {
+		const struct core_transfer *x = &f.c.transfers[i];
+
+		ck_assert(x->state == CORE_TRANSFER_FREE || x->direction != CORE_DOWN ||
+			  f.c.units[x->from / CORE_UNIT_PAGES] != bad);
+	}
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	ck_assert_int_eq(core_reclaim_ack(&f.c, m, f.c.slabs[bad].slot, &busy), 0);
+	fixture_settle(&f);
+	ck_assert_uint_eq(f.c.spaces[m->space].slabs, 1);
+	/* another in its place is as good as any */
+	fixture_grow(&f, m, 1);
+	ck_assert_uint_eq(f.c.spaces[m->space].slabs, 2);
+	ck_assert_uint_eq(f.c.h->device[0].retired, 1);
+	fixture_end(&f);
+}
+END_TEST
+
+START_TEST(fault_083_a_slab_of_bad_memory_is_retired_on_the_way_up)
+{
+	struct core_member *m = start(1, 16);
+	bool failed;
+	kvb_page_t page = fixture_load(&f, m, 1, NULL);
+	unsigned t = fixture_take(&f);
+	fixture_done(&f, t, -EHWPOISON);
+	ck_assert_uint_eq(core_load_arrived(&f.c, m, &page, 1, &failed), 0);
+	ck_assert(failed);
+	ck_assert_uint_eq(f.c.h->device[0].retired, 1);
+	ck_assert_uint_eq(f.c.h->slabs_draining, 1);
+	ck_assert_uint_ne(fixture_below(&f, m, 1), CORE_NONE); /* the copy is as good as before */
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	fixture_end(&f);
+}
+END_TEST
+
 /* What waits for transfers does not keep the daemon busy. */
 START_TEST(draining_without_room_is_dry)
 {
@@ -358,6 +408,8 @@ static const struct suite_case cases[] = {
 	{ &a_revoked_slab_is_written_down_first },
 	{ &a_revoked_slab_past_its_deadline_is_not },
 	{ &draining_without_room_is_dry },
+	{ &fault_083_a_slab_of_bad_memory_is_retired_on_the_way_down },
+	{ &fault_083_a_slab_of_bad_memory_is_retired_on_the_way_up },
 	{ NULL },
 };
 

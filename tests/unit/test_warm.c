@@ -20,7 +20,7 @@ static struct {
 	unsigned creates, closes;
 	int next_fd;
 	uint64_t full_bytes; /* what it really has */
-	bool finished, rested, cancelled;
+	bool finished, rested, cancelled, looked;
 } fake;
 
 static int fake_create(struct gpu_device *dev, uint32_t n, uint64_t handle_bytes, int *ret_fds,
@@ -54,6 +54,11 @@ static void fake_rest(struct gpu_device *dev, bool rest)
 	fake.rested = rest;
 }
 
+static void fake_look(struct gpu_device *dev)
+{
+	fake.looked = true;
+}
+
 static void fake_cancel(struct gpu_device *dev)
 {
 	fake.cancelled = true;
@@ -68,6 +73,7 @@ static const struct gpu_ops fake_ops = {
 	.create = fake_create,
 	.close = fake_close,
 	.info = fake_info,
+	.look = fake_look,
 	.rest = fake_rest,
 	.cancel = fake_cancel,
 	.finish = fake_finish,
@@ -203,6 +209,8 @@ START_TEST(at_rest_nothing_is_kept)
 	ck_assert_uint_eq(fake.bytes, 0);
 	dev->ops->cancel(dev);
 	ck_assert(fake.cancelled);
+	dev->ops->look(dev);
+	ck_assert(fake.looked);
 	gpu_device_close(dev);
 }
 END_TEST

@@ -64,9 +64,24 @@ static cJSON *device_node(const struct stats_segment *seg, const void *record)
 	return node >= 0 ? cJSON_CreateNumber(node) : NULL;
 }
 
+static cJSON *device_unused(const struct stats_segment *seg, const void *record)
+{
+	const struct stats_device *d = record;
+
+	return d->memory_known ? cJSON_CreateNumber((double)d->unused_bytes) : NULL;
+}
+
+static cJSON *device_others(const struct stats_segment *seg, const void *record)
+{
+	const struct stats_device *d = record;
+
+	return d->memory_known ? cJSON_CreateNumber((double)d->others_bytes) : NULL;
+}
+
 /*
- * ok, or what an operator should know, the worst first: being given up, no memory to be had, the
- * tier below out of reach, tenants above their high mark, memory on its way back.
+ * ok, or what an operator should know, the worst first: being given up, no memory to be had,
+ * what will not go well, the tier below out of reach, tenants above their high mark, memory on its
+ * way back.
  */
 static cJSON *device_state(const struct stats_segment *seg, const void *record)
 {
@@ -83,6 +98,10 @@ static cJSON *device_state(const struct stats_segment *seg, const void *record)
 	}
 	if (d->failed) {
 		(void)snprintf(text, sizeof(text), "failed (%s)", d->why);
+		return cJSON_CreateString(text);
+	}
+	if (d->warning[0]) {
+		(void)snprintf(text, sizeof(text), "warning (%s)", d->warning);
 		return cJSON_CreateString(text);
 	}
 	if (d->below != STATS_NONE && !d->below_ready) {
@@ -130,6 +149,10 @@ static const struct column device_columns[] = {
 	{ "free_bytes", "FREE", COLUMN_BYTES, false, "granted to nobody", CALL(device_free) },
 	{ "draining_bytes", "DRAINING", COLUMN_BYTES, true, "of granted: on their way back",
 	  U64(stats_device, draining_bytes) },
+	{ "unused_bytes", "UNUSED", COLUMN_BYTES, true, "of the GPU, nobody's",
+	  CALL(device_unused) },
+	{ "others_bytes", "OTHERS", COLUMN_BYTES, true,
+	  "of the GPU, taken by others than the daemon", CALL(device_others) },
 	{ "warm_bytes", "WARM", COLUMN_BYTES, true, "made ahead of need, granted to nobody",
 	  U64(stats_device, warm_bytes) },
 	{ "handle_bytes", "HANDLE", COLUMN_BYTES, true, "unit of the driver",
@@ -142,10 +165,12 @@ static const struct column device_columns[] = {
 	  U64(stats_device, grants) },
 	{ "revocations", "REVOKED", COLUMN_COUNT, true, "slabs revoked since start",
 	  U64(stats_device, revocations) },
+	{ "retired", "RETIRED", COLUMN_COUNT, true, "slabs given up since start: bad memory",
+	  U64(stats_device, retired) },
 	{ "evictions", "EVICTED", COLUMN_COUNT, false, "pages evicted since start",
 	  U64(stats_device, evictions) },
 	{ "state", "STATE", COLUMN_TEXT, false,
-	  "ok, draining, drained, pressure, no lower tier, failed", CALL(device_state) },
+	  "ok, draining, drained, pressure, no lower tier, warning, failed", CALL(device_state) },
 };
 const struct table table_devices = TABLE("devices", "device", device_columns);
 

@@ -10,12 +10,16 @@
  *   host tier                   a chain in 32 regions
  *   host tier, no checksums     copies; kernels beside them
  *
+ * A stage that fails leaves its figures unset and the run goes on: devices are scarce. The exit
+ * status tells.
+ *
  * See gpu.h for why every stage is a process. Sizes go by the memory of the device: one that is
  * small, or --quick, gets small ones, whose figures are of latencies rather than of bandwidths.
  */
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -24,6 +28,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,12 +43,13 @@
 #define READY_NS (90ull * 1000 * 1000 * 1000)
 #define TEXT_BYTES 128
 
-/* Of the device, told by the first stage. */
-struct about {
+/* Of the device, told by the first stage; and of the run. */
+static struct about {
 	char model[TEXT_BYTES];
 	char driver[TEXT_BYTES];
 	uint64_t bytes;
-};
+	bool failed; /* a stage has */
+} * about;           /* shared */
 
 void gpu_say(const char *fmt, ...)
 {
@@ -87,10 +93,9 @@ static void *shared_memory(size_t bytes)
 	return mem;
 }
 
-/* Runs one in a child; a child that fails has said why. */
-static void stage(struct gpu_bench *b, const char *what, void (*body)(struct gpu_bench *))
+/* True: it ended well. A child that fails has said why. */
+static bool run_child(struct gpu_bench *b, const char *what, void (*body)(struct gpu_bench *))
 {
-	uint64_t start_ns = clock_now_ns();
 	int status;
 	pid_t pid;
 
@@ -106,15 +111,24 @@ static void stage(struct gpu_bench *b, const char *what, void (*body)(struct gpu
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			bench_die("waitpid: %s", strerror(errno));
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		bench_die("%s: ended with %s %d", what, WIFSIGNALED(status) ? "signal" : "status",
-			  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-	gpu_say("%s: %.1f s", what, (double)(clock_now_ns() - start_ns) / 1e9);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return true;
+	gpu_say("%s: failed, %s %d", what, WIFSIGNALED(status) ? "signal" : "status",
+		WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	return false;
+}
+
+static void stage(struct gpu_bench *b, const char *what, void (*body)(struct gpu_bench *))
+{
+	uint64_t start_ns = clock_now_ns();
+
+	if (run_child(b, what, body))
+		gpu_say("%s: %.1f s", what, (double)(clock_now_ns() - start_ns) / 1e9);
+	else
+		about->failed = true;
 }
 
 /* ---- the device ---------------------------------------------------------------------------- */
-
-static struct about *about; /* shared */
 
 /* The version of the driver's kernel module; what has none is no NVIDIA driver. */
 static void module_version(char *ret, size_t bytes)
@@ -237,33 +251,68 @@ static void daemon_start(struct gpu_bench *b, uint64_t device_bytes, uint64_t ti
 
 /* ---- the run ------------------------------------------------------------------------------- */
 
-static void measure(struct gpu_bench *b)
+static void stages_grow(struct gpu_bench *b)
 {
-	const struct gpu_plan *p = &b->plan;
-
-	stage(b, "checksum", gpu_checksum);
-	daemon_start(b, p->grow_bytes, 0, true);
 	stage(b, "growth", gpu_grow);
 	stage(b, "fences", gpu_fence);
-	broker_stop(&b->broker);
-	daemon_start(b, p->move_bytes, p->tier_bytes, true);
+}
+
+static void stages_copy(struct gpu_bench *b)
+{
 	stage(b, "copies", gpu_move);
 	stage(b, "kernels beside copies", gpu_beside);
-	broker_stop(&b->broker);
-	daemon_start(b, p->move_bytes, p->tier_bytes / 2, true);
+}
+
+static void stages_layer(struct gpu_bench *b)
+{
 	stage(b, "a chain in 32 regions", gpu_layer);
-	broker_stop(&b->broker);
-	daemon_start(b, p->move_bytes, p->tier_bytes, false);
-	stage(b, "copies, no checksums", gpu_move);
-	stage(b, "kernels beside copies, no checksums", gpu_beside);
+}
+
+/* In a child: a daemon that cannot be started costs the figures that need it. */
+static void group_run(struct gpu_bench *b)
+{
+	const struct gpu_group *g = b->group;
+
+	daemon_start(b, g->device_bytes, g->tier_bytes, g->sums);
+	g->stages(b);
 	broker_stop(&b->broker);
 }
 
-/* Only the figures of kernels may be missing: on a driver that runs none. */
+static void measure(struct gpu_bench *b)
+{
+	const struct gpu_plan *p = &b->plan;
+	const struct gpu_group groups[] = {
+		{ "no host tier", p->grow_bytes, 0, true, stages_grow },
+		{ "host tier", p->move_bytes, p->tier_bytes, true, stages_copy },
+		{ "host tier", p->move_bytes, p->tier_bytes / 2, true, stages_layer },
+		{ "host tier, no checksums", p->move_bytes, p->tier_bytes, false, stages_copy },
+	};
+	struct bench_options o = *b->o;
+	struct gpu_bench here;
+	char dir[PATH_MAX];
+
+	stage(b, "checksum", gpu_checksum);
+	for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+		/* A daemon that was left to die keeps the lock of its folder for a while. */
+		snprintf(dir, sizeof(dir), "%s/%u", b->o->dir, i);
+		if (mkdir(dir, 0700) < 0)
+			bench_die("%s: %s", dir, strerror(errno));
+		o.dir = dir;
+		here = *b;
+		here.o = &o;
+		here.group = &groups[i];
+		if (!run_child(&here, groups[i].what, group_run))
+			about->failed = true;
+	}
+}
+
+/* Figures of kernels are missing on a driver that runs none, others if a stage has failed. */
 static void report_figure(struct report *r, const char *key, double value, const char *what)
 {
 	if (!isnan(value))
 		report_number(r, key, value, what);
+	else if (about->failed)
+		report_null(r, key, "not measured: see what failed");
 	else if (strncmp(key, "interference_", 13) == 0 || strncmp(key, "kernel_", 7) == 0)
 		report_null(r, key, "this driver runs no kernels");
 	else
@@ -292,7 +341,8 @@ int bench_gpu(const struct bench_options *o, struct report *r)
 #define GPU_FIGURE_NONE(key, what) b.fig->key = NAN;
 	GPU_FIGURES(GPU_FIGURE_NONE)
 #undef GPU_FIGURE_NONE
-	stage(&b, "the device", tell_about);
+	if (!run_child(&b, "the device", tell_about))
+		exit(1);
 	b.plan = plan_of(o, about->bytes);
 	gpu_say("cuda:%u, %s, %.0f GiB, %s", o->device, about->model,
 		(double)about->bytes / (double)GIB, about->driver);
@@ -301,5 +351,5 @@ int bench_gpu(const struct bench_options *o, struct report *r)
 #define GPU_FIGURE_TELL(key, what) report_figure(r, #key, b.fig->key, what);
 	GPU_FIGURES(GPU_FIGURE_TELL)
 #undef GPU_FIGURE_TELL
-	return 0;
+	return about->failed ? 1 : 0;
 }

@@ -7,7 +7,7 @@
  * A driver that was initialised does not survive fork(), and a figure needs clients, peers and
  * kernels in processes of their own. So the benchmark's process never calls the driver: it starts
  * the daemons and runs one stage after the other, each a child that opens the device, measures, and
- * writes its figures into memory that both share. A stage that dies ends the run.
+ * writes its figures into memory that all share. A stage that dies leaves its figures unset.
  *
  * The floor of a figure is measured by the same process, between two slices of the figure, over the
  * same driver: memory of its own on the device, memory of its own on the node next to it.
@@ -107,9 +107,20 @@ struct gpu_plan {
 	uint64_t slice_ns; /* of a kernel beside the mover */
 };
 
+struct gpu_bench;
+
+/* Stages over one daemon. */
+struct gpu_group {
+	const char *what;
+	uint64_t device_bytes, tier_bytes; /* 0: no tier */
+	bool sums;
+	void (*stages)(struct gpu_bench *b);
+};
+
 struct gpu_bench {
 	const struct bench_options *o;
 	struct gpu_plan plan;
+	const struct gpu_group *group;
 	struct gpu_figures *fig; /* shared */
 	struct broker broker;    /* the daemon at hand */
 	bool sums;               /* its mover makes checksums */
@@ -163,7 +174,7 @@ struct cu_allocation card_allocation(const struct card *c);
 cu_address card_reserve(const struct card *c, uint64_t bytes);
 void card_access(const struct card *c, cu_address at, uint64_t bytes);
 cu_address card_device_memory(const struct card *c, uint64_t bytes);
-/* Memory of the node next to the device, as a host tier has it; at most 1 GiB. */
+/* Memory of the node next to the device, as a host tier has it; bytes is a power of two. */
 void *card_host_memory(const struct card *c, uint64_t bytes);
 void card_memory(const struct card *c, uint64_t bytes, struct card_memory *ret);
 /* `times` whole copies, one after the other, of each direction that has memory; ns until all are

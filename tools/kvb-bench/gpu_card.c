@@ -110,7 +110,7 @@ void *card_host_memory(const struct card *c, uint64_t bytes)
 	void *mem;
 	int r, fd;
 
-	r = arena_new((uint32_t)c->node, bytes, ARENA_GRAIN_BYTES, &arena);
+	r = arena_new((uint32_t)c->node, bytes, bytes, ARENA_GRAIN_BYTES, &arena);
 	if (r < 0)
 		bench_die("no %llu B of memory on node %d: %s", (unsigned long long)bytes, c->node,
 			  strerror(-r));
@@ -119,7 +119,7 @@ void *card_host_memory(const struct card *c, uint64_t bytes)
 
 		if (poll(&p, 1, FILL_MS) == 0)
 			bench_die("memory of node %d does not come", c->node);
-		arena_status_get(arena, &status);
+		arena_look(arena, &status);
 	} while (!status.done);
 	if (status.filled_bytes < bytes)
 		bench_die("only %llu B of %llu are to be had on node %d: %s",

@@ -23,6 +23,7 @@
 #define WINDOW 12u
 #define SLOT_BYTES 8192u /* operands of an entry */
 #define WAIT_NS (20ull * 1000 * 1000 * 1000)
+#define WARM_NS (40ull * 1000 * 1000 * 1000)
 #define PER_PAGES 32u /* of an entry, where both ways are used at once */
 
 struct job {
@@ -315,7 +316,7 @@ static uint64_t pages_below(struct gpu_bench *b)
 void rig_warm(struct gpu_bench *b, struct rig *r, uint32_t n)
 {
 	const uint32_t some = n / 2 < r->n ? n / 2 : r->n; /* must fit below twice over */
-	uint64_t until_ns = clock_now_ns() + WAIT_NS;
+	uint64_t until_ns = clock_now_ns() + WARM_NS;
 
 	do {
 		rig_alloc_all(r);

@@ -1,0 +1,395 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The connector's two halves against a real broker, with an engine that is played here: what vLLM
+rarely does, and what it does when things go wrong.
+
+usage: test_halves.py kvbrokerd=PATH broker-ctl=PATH
+"""
+
+import os
+import sys
+import time
+import types
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, ".."), os.path.join(HERE, "..", "..", "fault")]
+
+import kvbroker  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from broker import wait_until  # noqa: E402
+from harness import case, equal, main, raises  # noqa: E402
+from kvbroker.vllm import identity, settings, tensors  # noqa: E402
+from kvbroker.vllm.scheduler import SchedulerHalf  # noqa: E402
+from kvbroker.vllm.settings import Settings  # noqa: E402
+from kvbroker.vllm.worker import WorkerHalf  # noqa: E402
+
+SIZE, LAYERS, LAYER_BYTES, BLOCKS = 4, 3, 4096, 64
+DIGEST = kvbroker.identity_digest(test="halves")
+names = iter(range(1 << 30))
+
+
+class Request:
+    def __init__(self, tokens, **more):
+        self.request_id = "r%d" % next(names)
+        self.prompt_token_ids = list(tokens)
+        self.all_token_ids = list(tokens)
+        self.num_computed_tokens = 0
+        self.prompt_embeds = self.lora_request = self.cache_salt = None
+        self.mm_features = []
+        self.__dict__.update(more)
+
+    @property
+    def num_tokens(self):
+        return len(self.all_token_ids)
+
+
+class Engine:
+    """Both halves, KV memory, and a model that computes what only tokens decide."""
+
+    def __init__(self, daemon, ranks=1, digest=DIGEST, async_bytes=1 << 40):
+        self.settings = Settings(daemon.sock, None, "host:0", None, async_bytes, SIZE, LAYERS * LAYER_BYTES, BLOCKS,
+                                 ranks, ranks if ranks > 1 else 0)
+        self.scheduler = SchedulerHalf(self.settings, digest)
+        self.workers, self.kv = [], []
+        for rank in range(ranks):
+            kv = [np.zeros((BLOCKS, LAYER_BYTES), np.uint8) for _ in range(LAYERS)]
+            worker = WorkerHalf(self.settings, rank)
+            worker.register(kv)
+            self.workers.append(worker)
+            self.kv.append(kv)
+
+    def bytes_of(self, request, block, layer, rank):
+        key = kvbroker.chain_hashes(request.all_token_ids[:(block + 1) * SIZE], SIZE)[-16:]
+        return np.frombuffer((key + bytes([layer, rank])) * (LAYER_BYTES // 18 + 1), np.uint8)[:LAYER_BYTES]
+
+    def holds(self, request, blocks, upto):
+        return all((kv[layer][blocks[b]] == self.bytes_of(request, b, layer, rank)).all()
+                   for rank, kv in enumerate(self.kv) for b in range(upto) for layer in range(LAYERS))
+
+    def compute(self, request, blocks, first, upto):
+        for rank, kv in enumerate(self.kv):
+            for b in range(first, upto):
+                for layer in range(LAYERS):
+                    kv[layer][blocks[b]] = self.bytes_of(request, b, layer, rank)
+
+    def step(self, scheduled=(), blocks=None, between=None):
+        """One step: what the workers reported in it, (bad blocks, received)."""
+        step = self.scheduler.step({r.request_id: n for r, n in scheduled},
+                                   lambda name: blocks[name])
+        bad, received = set(), set()
+        if between:
+            between()
+        for worker in self.workers:
+            worker.prepare(step)
+            worker.start(step)
+        for r, n in scheduled:
+            self.compute(r, blocks[r.request_id], r.num_computed_tokens // SIZE, (r.num_computed_tokens + n) // SIZE)
+        for worker in self.workers:
+            worker.end(step)
+            received |= worker.take_received()
+            bad |= worker.take_bad_blocks()
+            report = worker.take_report()
+            if report:
+                self.scheduler.reported(report)
+        for r, n in scheduled:
+            r.num_computed_tokens += n
+        return bad, received
+
+    def settle(self):
+        wait_until(lambda: self.step() and not self.storing(), "the workers do not report")
+
+    def storing(self):
+        return self.scheduler._storing
+
+    def run(self, request, blocks, between=None):
+        """A request from arrival to end: tokens that came from the broker."""
+        self.scheduler.arrived(request)
+        found, beside = self.scheduler.match(request, 0)
+        assert not beside
+        self.scheduler.allocated(request, blocks, found)
+        request.num_computed_tokens = found
+        self.step([(request, request.num_tokens - found)], {request.request_id: blocks}, between)
+        self.scheduler.finished(request, blocks)
+        self.settle()
+        return found
+
+    def close(self):
+        self.scheduler.close()
+        for worker in self.workers:
+            worker.close()
+
+
+def shuffled(n, seed=1):
+    return np.random.default_rng(seed).permutation(BLOCKS)[:n].tolist()
+
+
+@case("what one engine stores another loads, into whatever blocks; the last token is left to compute")
+def shared(daemon):
+    a, b = Engine(daemon), Engine(daemon)
+    tokens = range(10 * SIZE)
+    equal(a.run(Request(tokens), shuffled(10)), 0)
+    request, blocks = Request(tokens), shuffled(10, 2)
+    equal(b.run(request, blocks), 10 * SIZE - 1)
+    assert b.holds(request, blocks, 10)
+    other = Request([5] + list(tokens)[1:])
+    equal(b.run(other, shuffled(10, 3)), 0)
+    longer = Request(list(tokens) + [1, 2])
+    equal(b.run(longer, shuffled(11, 4)), 10 * SIZE)
+    a.close()
+    b.close()
+
+
+@case("blocks that are written again while they are stored: the store is finished first, or not begun")
+def again(daemon):
+    a = Engine(daemon)
+    request, blocks = Request(range(6 * SIZE + 1)), shuffled(7)
+    a.scheduler.arrived(request)
+    equal(a.scheduler.match(request, 0), (0, False))
+    a.compute(request, blocks, 0, 6)
+    step = a.scheduler.step({request.request_id: request.num_tokens}, lambda name: blocks)
+    equal([(s.blocks, step.first) for s in step.stores], [(blocks[:6], [])])
+    a.workers[0].end(step)
+    request.num_computed_tokens = request.num_tokens
+    a.scheduler.finished(request, blocks)
+    other, end = Request(range(50, 50 + 2 * SIZE)), Request(range(90, 90 + 2 * SIZE))
+    for r in (other, end):
+        a.scheduler.arrived(r)
+        a.scheduler.match(r, 0)
+    step2 = a.scheduler.step({other.request_id: 2 * SIZE}, lambda name: blocks[4:6])
+    equal(step2.first, [step.stores[0].serial])
+    a.workers[0].prepare(step2)
+    report = a.workers[0].take_report()
+    equal(report.stored, {step.stores[0].serial: 1})
+    a.scheduler.reported(report)
+    a.compute(other, blocks[4:6], 0, 2)
+    a.workers[0].end(step2)
+    found = Request(range(6 * SIZE + 1))
+    equal(a.run(found, blocks3 := shuffled(7, 3)), 6 * SIZE)
+    assert a.holds(found, blocks3, 6)
+    # A tail whose blocks go to somebody else in the very next step.
+    end.num_computed_tokens = end.num_tokens
+    end.all_token_ids.append(1)
+    a.scheduler.finished(end, blocks[:2])
+    other.all_token_ids.append(2)
+    other.num_computed_tokens = 2 * SIZE
+    stores = a.scheduler.step({other.request_id: 1}, lambda name: [blocks[4], blocks[5], blocks[0]]).stores
+    equal(stores, [])
+    a.close()
+
+
+@case("blocks of answers are stored when they are full, the last one at the end")
+def answers(daemon):
+    a = Engine(daemon)
+    request, blocks = Request(range(SIZE + 2)), shuffled(4)
+    a.scheduler.arrived(request)
+    a.scheduler.match(request, 0)
+    a.step([(request, SIZE + 2)], {request.request_id: blocks})
+    for token in range(90, 90 + 2 * SIZE):
+        request.all_token_ids.append(token)
+        a.step([(request, 1)], {request.request_id: blocks})
+    a.scheduler.finished(request, blocks)
+    a.settle()
+    again = Request(request.all_token_ids)
+    equal(a.scheduler.match(again, 0)[0], 3 * SIZE)
+    a.close()
+
+
+@case("a load that does not come is reported and computed, nothing from it is stored, and it is not tried again")
+def failed(daemon):
+    a, b = Engine(daemon), Engine(daemon)
+    tokens = list(range(6 * SIZE + 1))
+    a.run(Request(tokens), shuffled(7))
+    request, blocks = Request(tokens + list(range(50, 50 + 3 * SIZE))), shuffled(10, 2)
+    b.scheduler.arrived(request)
+    found, _ = b.scheduler.match(request, 0)
+    equal(found, 6 * SIZE)
+    b.scheduler.allocated(request, blocks, found)
+    request.num_computed_tokens = found
+
+    def bump():
+        with kvbroker.Connection(daemon.sock) as conn:
+            conn.namespace(DIGEST, admin=True).bump()
+
+    bad, _ = b.step([(request, request.num_tokens - found)], {request.request_id: blocks}, bump)
+    equal(bad, set(blocks[:6]))
+    equal(b.storing(), {})
+    request.num_computed_tokens = 0
+    equal(b.scheduler.match(request, 0), (0, False))
+    b.step([(request, request.num_tokens)], {request.request_id: blocks})
+    b.scheduler.finished(request, blocks)
+    b.settle()
+    # It was computed under the epoch that its lookup told, which has passed: it is stored by none.
+    equal(b.scheduler.match(Request(tokens), 0)[0], 0)
+    equal(b.run(Request(tokens), shuffled(7)), 0)
+    equal(b.scheduler.match(Request(tokens), 0)[0], 6 * SIZE)
+    a.close()
+    b.close()
+
+
+@case("loads that others would wait for go on beside steps, and are received")
+def beside(daemon):
+    a = Engine(daemon, async_bytes=1)
+    tokens = range(9 * SIZE + 1)
+    a.run(Request(tokens), shuffled(10))
+    alone = Request(tokens)
+    a.scheduler.arrived(alone)
+    equal(a.scheduler.match(alone, 0), (9 * SIZE, False))
+    another = Request([3])
+    a.scheduler.arrived(another)
+    equal(a.scheduler.match(alone, 0), (9 * SIZE, True))
+    blocks = shuffled(10, 5)
+    a.scheduler.allocated(alone, blocks, 9 * SIZE)
+    got = set()
+    wait_until(lambda: got.update(a.step()[1]) or got, "it is not received")
+    equal(got, {alone.request_id})
+    assert a.holds(alone, blocks, 9)
+    a.scheduler.allocated(alone, blocks, 0)
+    for r in (alone, another):
+        a.scheduler.finished(r, blocks)
+    a.settle()
+    a.close()
+
+
+@case("reset: an engine leaves the namespace of its files, and again what it had of its own")
+def reset(daemon):
+    a, b = Engine(daemon), Engine(daemon)
+    tokens = range(5 * SIZE + 1)
+    a.run(Request(tokens), shuffled(6))
+    for _ in range(2):
+        assert a.scheduler.reset()
+        equal(a.run(Request(tokens), shuffled(6)), 0)
+        equal(a.run(Request(tokens), shuffled(6)), 5 * SIZE)
+    equal(b.run(Request(tokens), shuffled(6)), 5 * SIZE)
+    running = Request(range(100, 100 + 3 * SIZE))
+    a.scheduler.arrived(running)
+    a.scheduler.match(running, 0)
+    running.num_computed_tokens = SIZE
+    assert a.scheduler.reset()
+    equal(a.scheduler.step({running.request_id: 2 * SIZE}, lambda name: shuffled(3)).stores, [])
+    a.close()
+    b.close()
+
+
+@case("two ranks: a block is found when both have it")
+def ranks(daemon):
+    a = Engine(daemon, ranks=2)
+    tokens = range(4 * SIZE + 1)
+    step = None
+    request, blocks = Request(tokens), shuffled(5)
+    a.scheduler.arrived(request)
+    a.scheduler.match(request, 0)
+    a.compute(request, blocks, 0, 4)
+    step = a.scheduler.step({request.request_id: request.num_tokens}, lambda name: blocks)
+    a.workers[0].end(step)
+    report = wait_until(a.workers[0].take_report, "no report")
+    a.scheduler.reported(report)
+    equal(sorted(a.storing()), sorted(blocks[:4]))
+    equal(a.scheduler.match(Request(tokens), 0)[0], 0)
+    a.workers[1].end(step)
+    a.settle()
+    a.scheduler.finished(request, blocks)
+    equal(a.run(Request(tokens), blocks2 := shuffled(5, 7)), 4 * SIZE)
+    assert a.holds(Request(tokens), blocks2, 4)
+    a.close()
+
+
+@case("the broker's end is a miss and a load that fails; a new one is found")
+def gone(daemon):
+    a = Engine(daemon)
+    tokens = range(5 * SIZE + 1)
+    a.run(Request(tokens), shuffled(6))
+    request, blocks = Request(tokens), shuffled(6, 2)
+    a.scheduler.arrived(request)
+    found, _ = a.scheduler.match(request, 0)
+    a.scheduler.allocated(request, blocks, found)
+    daemon.proc.kill()
+    daemon.proc.wait()
+    bad, _ = a.step()
+    equal(bad, set(blocks[:5]))
+    begin = time.monotonic()
+    equal(a.run(Request(tokens), shuffled(6)), 0)
+    assert time.monotonic() - begin < 1, "an engine waits for a broker that is gone"
+    a.scheduler.finished(request, blocks)
+    a.close()
+
+
+@case("requests that tokens do not describe are not cached; a salt is a prefix of its own")
+def usable(daemon):
+    a = Engine(daemon)
+    tokens = range(3 * SIZE + 1)
+    a.run(Request(tokens), shuffled(4))
+    for more in ({"mm_features": [1]}, {"prompt_embeds": 1}, {"resumable": True}):
+        equal(a.run(Request(tokens, **more), shuffled(4)), 0)
+    equal(a.run(Request(tokens, cache_salt="s"), shuffled(4)), 0)
+    equal(a.run(Request(tokens, cache_salt="s"), shuffled(4)), 3 * SIZE)
+    equal(a.run(Request(tokens, cache_salt="t"), shuffled(4)), 0)
+    equal(a.run(Request(tokens), shuffled(4)), 3 * SIZE)
+    a.close()
+
+
+@case("adapters and weights are what they contain, not what they are called")
+def contents(daemon):
+    os.environ["XDG_CACHE_HOME"] = daemon.dir
+    a = Engine(daemon)
+    folders = [os.path.join(daemon.dir, name) for name in ("x", "y", "z")]
+    for folder, data in zip(folders, (b"1" * 99, b"1" * 99, b"2" * 99)):
+        os.mkdir(folder)
+        for name, text in (("adapter_model.safetensors", data), ("adapter_config.json", b"{}")):
+            with open(os.path.join(folder, name), "wb") as f:
+                f.write(text)
+    x, y, z = [types.SimpleNamespace(lora_name="same", lora_int_id=i, lora_path=folder)
+               for i, folder in enumerate(folders, 1)]
+    tokens = range(3 * SIZE + 1)
+    equal(a.run(Request(tokens, lora_request=x), shuffled(4)), 0)
+    equal(a.run(Request(tokens, lora_request=y), shuffled(4)), 3 * SIZE)
+    equal(a.run(Request(tokens, lora_request=z), shuffled(4)), 0)
+    equal(a.run(Request(tokens), shuffled(4)), 0)
+    nowhere = types.SimpleNamespace(lora_name="same", lora_int_id=9, lora_path="/nowhere")
+    equal(a.run(Request(tokens, lora_request=nowhere), shuffled(4)), 0)
+    equal(a.run(Request(tokens, lora_request=nowhere), shuffled(4)), 0)
+    before = identity.files_digest(folders[0], ("*.safetensors",))
+    equal(identity.files_digest(folders[0], ("*.safetensors",)), before)
+    with open(os.path.join(folders[0], "adapter_model.safetensors"), "r+b") as f:
+        f.write(b"3")
+    assert identity.files_digest(folders[0], ("*.safetensors",)) != before
+    a.close()
+
+
+@case("KV tensors of any order of strides are rows of blocks; what is none is refused")
+def rows(daemon):
+    raw = torch.zeros(100 + 2 * 8 * 4 * 6 * 10, dtype=torch.int8)[100:]
+    layers = raw.view(torch.bfloat16).view(2, 8, 4, 6, 5) if raw.data_ptr() % 2 == 0 else None
+    assert layers is not None
+    turned = {"a": layers[0].permute(0, 2, 1, 3), "b": layers[1].permute(0, 3, 2, 1), "c": layers[0]}
+    found = tensors.all_rows(turned, ["a", "b", "c"], 8)
+    equal([r.shape for r in found], [(8, 240), (8, 240)])
+    found[1][3] = 7
+    assert (layers[1][3].contiguous().view(torch.uint8) == 7).all() and not layers[1][2].any() and not layers[0].any()
+    halves = tensors.rows_of("halves", layers[0].reshape(16, 2, 6, 5), 8)
+    equal(halves.shape, (8, 240))
+    packed = raw.view(torch.bfloat16).view(8, 2, 4, 6, 5)
+    equal(tensors.rows_of("packed", packed[:, 1], 8).strides, (480, 1))
+    for bad in (layers[0].permute(1, 0, 2, 3), layers[0][:, :, :3], packed[:, 1].reshape(8, 4, 6, 5)[:7]):
+        raises(ValueError, tensors.rows_of, "bad", bad, 8)
+
+
+@case("what cannot be served is refused at the start, and why is said")
+def refused(daemon):
+    def config(*kinds):
+        groups = [types.SimpleNamespace(layer_names=["l0"], kv_cache_spec=type(k, (), {"block_size": 16,
+                                                                                      "page_size_bytes": 4096})())
+                  for k in kinds]
+        return types.SimpleNamespace(kv_cache_groups=groups, num_blocks=8)
+
+    equal(settings.read({}, config("FullAttentionSpec"), 1).stride_bytes, 4096)
+    for extra, kinds, why in (({}, ("FullAttentionSpec", "MambaSpec"), "hybrid"),
+                              ({}, ("SlidingWindowSpec",), "SlidingWindowSpec"),
+                              ({"sokcet": "x"}, ("FullAttentionSpec",), "sokcet"),
+                              ({"device": "cuda:0"}, ("FullAttentionSpec",), "host:NODE")):
+        error = raises(ValueError, settings.read, extra, config(*kinds), 1)
+        assert why in str(error), error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

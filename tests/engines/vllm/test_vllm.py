@@ -1,0 +1,364 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Real vLLM on the broker: whatever becomes of the cache, the tokens are the same.
+
+usage: test_vllm.py kvbrokerd=PATH broker-ctl=PATH
+
+Greedy tokens of conversations of several turns, by a tiny Llama with weights that make a wrong page
+show (tiny_model.py), from engines of their own: without the broker, filling it, finding what another
+process has filled, with the broker killed before and during. For each thing that must not change the
+tokens there is one that must: pages under each other's keys.
+
+In float32: with bfloat16 vLLM's own tokens depend on how a prompt was split into steps, cache or not.
+
+Engines take half a minute to start, so cases share them, in the order in which they stand.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "..", "fault"))
+sys.path.insert(0, HERE)
+
+import broker  # noqa: E402
+import kvbroker  # noqa: E402
+import tiny_model  # noqa: E402
+
+START_S = 300
+ANSWER_S = 120
+BLOCK = 128  # tokens, vLLM's default on CPUs
+CONNECTOR = {"kv_connector": "KVBrokerConnector", "kv_role": "kv_both", "kv_connector_module_path": "kvbroker.vllm"}
+TENANTS = ("--tenant", "default,uid=%d" % os.getuid())
+
+
+class Engine:
+    """engine.py in a process group of its own."""
+
+    def __init__(self, model, sock=None, connector=CONNECTOR, **llm):
+        env = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
+                   XDG_CACHE_HOME=os.path.join(os.path.dirname(model), "cache"))
+        env.pop("KVBROKER_SOCKET", None)
+        if sock:
+            env["KVBROKER_SOCKET"] = sock
+        self.log = tempfile.TemporaryFile("w+")
+        self.proc = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, "engine.py"), model, "--connector",
+             json.dumps(connector if sock else {}), "--llm", json.dumps({"dtype": "float32", **llm})],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env,
+            start_new_session=True)
+        self.version = self._answer(START_S)["ready"]
+
+    def _answer(self, limit):
+        timer = threading.Timer(limit, self.kill)
+        timer.start()
+        line = self.proc.stdout.readline()
+        timer.cancel()
+        if not line:
+            raise AssertionError("the engine has ended, or took more than %d s:\n%s" % (limit, self.text()[-3000:]))
+        return json.loads(line)
+
+    def ask(self, **order):
+        self.send(**order)
+        return self.receive()
+
+    def send(self, **order):
+        self.proc.stdin.write(json.dumps(order) + "\n")
+        self.proc.stdin.flush()
+
+    def receive(self):
+        return self._answer(ANSWER_S)
+
+    def figures(self):
+        found = self.ask(metrics="vllm:kvbroker_")["metrics"]
+        return {name[len("vllm:kvbroker_"):]: value for name, value in found.items()}
+
+    def forget(self):
+        """The engine's own prefix cache, so that what it finds is the broker's."""
+        assert self.ask(call="reset_prefix_cache")["result"] is True
+
+    def text(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def kill(self):
+        """As a crash would: no process of it says goodbye."""
+        if self.proc.poll() is None:
+            os.killpg(self.proc.pid, 9)
+        self.proc.wait()
+
+
+# ---- conversations -----------------------------------------------------------------------------
+
+
+def conversations(seed=11, n=3):
+    """First turns that share a system prompt, and what the user says in the turns after."""
+    draw = random.Random(seed)
+
+    def words(count):
+        return [draw.randrange(3, tiny_model.VOCAB) for _ in range(count)]
+
+    system = words(4 * BLOCK)
+    return [(system + words(BLOCK + 40 * i), [words(90), words(150)]) for i in range(n)]
+
+
+def talk(engine, said=None, between=None):
+    """All turns of all conversations, one request at a time: the answers, and tokens found cached."""
+    answers, cached = [], 0
+    for first, later in said or conversations():
+        history = list(first)
+        for turn in [[]] + later:
+            history += turn
+            if between:
+                between()
+            out = engine.ask(prompts=[history], max_tokens=24)
+            assert out["reasons"] == ["length"], out
+            answers.append(out["tokens"][0])
+            cached += out["cached"][0] or 0
+            history = history + out["tokens"][0]
+    return answers, cached
+
+
+def same(got, want, what):
+    for i, (a, b) in enumerate(zip(got, want)):
+        assert a == b, "%s: answer %d is %s and not %s" % (what, i, a, b)
+    assert len(got) == len(want)
+
+
+class State:
+    """What cases hand on."""
+
+    def __init__(self, programs):
+        self.programs = programs
+        self.dir = tempfile.mkdtemp(prefix="kvb-engines-")
+        self.model = os.path.join(self.dir, "model")
+        tiny_model.write(self.model)
+        self.daemon = None
+        self.engine = None
+        self.want = None
+
+    def start_broker(self, where=None):
+        self.daemon = broker.Broker(self.programs, args=TENANTS, size="256M", where=where)
+
+    def kill_broker(self):
+        """kill -9; its folder stays, for the next one at the same place."""
+        self.daemon.proc.kill()
+        self.daemon.proc.wait()
+
+    def new_engine(self, model=None, **more):
+        if self.engine:
+            self.engine.kill()
+        self.engine = None
+        self.engine = Engine(model or self.model, self.daemon.sock if self.daemon else None, **more)
+        return self.engine
+
+    def close(self):
+        if self.engine:
+            self.engine.kill()
+        if self.daemon:
+            self.daemon.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+CASES = []
+
+
+def case(name):
+    def add(function):
+        CASES.append((name, function))
+        return function
+    return add
+
+
+def swap_pages(daemon):
+    """Every page that was ever written gets what the next one holds. Members of a space may do that:
+    they trust each other with contents."""
+    c = tiny_model.config(256, 4)
+    stride = 4 * BLOCK * 2 * c["num_key_value_heads"] * c["head_dim"] * c["num_hidden_layers"]
+    with kvbroker.Connection(daemon.sock) as conn:
+        space = conn.space(stride)
+        broker.wait_until(lambda: conn.poll() or space.slabs, "no memory of the space comes")
+        contents = {}
+        for page in range(space.slots * space.pages_per_slab):
+            try:
+                contents[page] = space.read(page)
+            except kvbroker.NotFoundError:
+                continue
+        used = [page for page, data in contents.items() if any(data[:4096])]
+        for page, other in zip(used, used[1:] + used[:1]):
+            space.write(page, contents[other])
+        return len(used)
+
+
+# ---- the cases ---------------------------------------------------------------------------------
+
+
+@case("tokens without the broker do not depend on the engine's own cache")
+def without(state):
+    engine = state.new_engine()
+    print("# vllm %s" % engine.version, flush=True)
+    state.want, cached = talk(engine)
+    assert cached > 0
+    again, cached = talk(engine, between=engine.forget)
+    assert cached == 0
+    same(again, state.want, "without any cache")
+    assert len({tuple(a) for a in state.want}) == len(state.want), "the model says the same whatever it is asked"
+
+
+@case("no broker at its socket: the engine serves, and says so")
+def absent(state):
+    state.engine.kill()
+    state.engine = Engine(state.model, os.path.join(state.dir, "nobody"))
+    got, _ = talk(state.engine)
+    same(got, state.want, "without a broker")
+    assert "no cache for now" in state.engine.text()
+
+
+@case("cold: the first engine fills the broker, later turns find earlier ones")
+def cold(state):
+    state.start_broker()
+    got, cached = talk(state.new_engine())
+    same(got, state.want, "cold")
+    assert cached > 0
+    figures = state.engine.figures()
+    assert figures["stored_blocks"] > 10 and figures["refused_blocks"] == 0, figures
+    return "%d blocks stored" % figures["stored_blocks"]
+
+
+@case("warm: with its own cache dropped before each request, it finds all in the broker")
+def warm(state):
+    got, cached = talk(state.engine, between=state.engine.forget)
+    same(got, state.want, "warm")
+    figures = state.engine.figures()
+    assert figures["loaded_blocks"] >= cached // BLOCK > 20 and figures["failed_loads"] == 0, figures
+    return "%d blocks loaded" % figures["loaded_blocks"]
+
+
+@case("another process warm: a second engine computes no block of a prompt that the first had")
+def another(state):
+    engine = state.new_engine()
+    first, _ = conversations()[0]
+    out = engine.ask(prompts=[first], max_tokens=24)
+    assert out["cached"][0] == len(first) // BLOCK * BLOCK - (len(first) % BLOCK == 0), (out["cached"], len(first))
+    engine.forget()
+    got, cached = talk(engine, between=engine.forget)
+    same(got, state.want, "another process")
+    figures = engine.figures()
+    assert figures["failed_loads"] == 0 and figures["found_blocks"] == figures["asked_blocks"], figures
+    return "%d of %d blocks found" % (figures["found_blocks"], figures["asked_blocks"])
+
+
+@case("several requests at once, whose loads go on beside each other")
+def together(state):
+    engine = state.engine
+    prompts = [first for first, _ in conversations()]
+    want = [engine.ask(prompts=[p], max_tokens=24)["tokens"][0] for p in prompts]
+    engine.forget()
+    before = engine.figures()["loaded_blocks"]
+    same(engine.ask(prompts=prompts, max_tokens=24)["tokens"], want, "at once")
+    assert engine.figures()["loaded_blocks"] > before
+
+
+@case("other salts and other weights find nothing")
+def apart(state):
+    engine = state.engine
+    first, _ = conversations()[0]
+    engine.forget()
+    assert engine.ask(prompts=[first], max_tokens=1, salt="x")["cached"] == [0]
+    engine.forget()
+    assert engine.ask(prompts=[first], max_tokens=1, salt="x")["cached"][0] > 0
+    other = os.path.join(state.dir, "other")
+    tiny_model.write(other, seed=2)
+    out = state.new_engine(model=other).ask(prompts=[first], max_tokens=24)
+    assert out["cached"] == [0] and out["tokens"][0] != state.want[0], out
+
+
+@case("reset with the connector: what was computed before is found no more")
+def reset(state):
+    engine = state.new_engine()
+    first, _ = conversations()[0]
+    assert engine.ask(prompts=[first], max_tokens=1)["cached"][0] > 0
+    assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
+    assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
+    engine.forget()
+    assert engine.ask(prompts=[first], max_tokens=1)["cached"][0] > 0
+    assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
+    assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
+
+
+@case("engine kill -9, again and again: nothing is held, and the cache is whole")
+def engine_killed(state):
+    prompts = [first for first, _ in conversations()]
+    for after_s in (0.05, 0.4):
+        engine = state.new_engine()
+        engine.forget()
+        engine.send(prompts=prompts, max_tokens=200)
+        threading.Event().wait(after_s)
+        engine.kill()
+        state.daemon.check_at_rest()
+    got, _ = talk(state.new_engine())
+    same(got, state.want, "after engines were killed")
+
+
+@case("broker killed -9 while the engine serves: no answer is lost or other")
+def broker_killed(state):
+    engine = state.engine
+    said = conversations()
+    killer = threading.Timer(1.0, state.kill_broker)
+    killer.start()
+    for _ in range(3):
+        got, _ = talk(engine, said, between=engine.forget)
+        same(got, state.want, "while the broker was killed")
+    killer.join()
+    assert "the broker is gone" in engine.text()
+
+
+@case("a broker that starts anew is found by the same engine, and filled and read again")
+def broker_anew(state):
+    engine = state.engine
+    where = state.daemon.dir
+    state.start_broker(where)
+    broker.wait_until(lambda: (state.daemon.json("status") or {}).get("clients", 0) >= 2,
+                      "the engine does not come back")
+    stored = engine.figures()["stored_blocks"]
+    got, _ = talk(engine, between=engine.forget)
+    same(got, state.want, "anew, cold")
+    got, _ = talk(engine, between=engine.forget)
+    same(got, state.want, "anew, warm")
+    figures = engine.figures()
+    assert figures["stored_blocks"] > stored, figures
+
+
+@case("control: pages under each other's keys change the tokens")
+def swapped(state):
+    count = swap_pages(state.daemon)
+    changed = 0
+    for i, (first, _) in enumerate(conversations()):
+        state.engine.forget()
+        out = state.engine.ask(prompts=[first], max_tokens=24)
+        assert out["cached"][0] > 0, "nothing was read"
+        changed += out["tokens"][0] != state.want[3 * i]
+    assert changed == len(conversations()), "%d of %d answers changed" % (changed, len(conversations()))
+    return "%d pages swapped, %d answers changed" % (count, changed)
+
+
+def main():
+    programs = broker.parse_programs()
+    state = State(programs)
+    print("1..%d" % len(CASES), flush=True)
+    try:
+        for n, (name, function) in enumerate(CASES, 1):
+            broker.report(n, name, lambda f=function: f(state))
+    finally:
+        state.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM on the broker: one flag, and engines of a node share their KV cache.
+
+    vllm serve MODEL --kv-transfer-config '{"kv_connector": "KVBrokerConnector",
+        "kv_role": "kv_both", "kv_connector_module_path": "kvbroker.vllm"}'
+
+What may stand in its "kv_connector_extra_config" is in settings.Settings; the environment's
+KVBROKER_SOCKET says where the broker is.
+
+    connector.py  the class that vLLM loads: hands each call to one of the two halves
+    scheduler.py  the half in the engine core: keys, lookups, what is loaded and stored
+    worker.py     the half beside the model: copies between KV tensors and the broker's pages
+    wire.py       what goes between them
+    link.py       a connection that may end, and be there again
+    settings.py   what both know from vLLM's configuration
+    identity.py   the namespace: all that the cached bytes depend on
+    tensors.py    KV tensors as rows of bytes, a block each
+    figures.py    counters of both
+    stats.py      those counters, as vLLM logs and exports them
+    compat.py     where releases of vLLM differ
+
+Nothing here needs torch but connector.py, tensors.py and stats.py, which only an engine imports.
+"""
+
+from typing import Any
+
+__all__ = ["KVBrokerConnector"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "KVBrokerConnector":
+        from .connector import KVBrokerConnector
+
+        return KVBrokerConnector
+    raise AttributeError("kvbroker.vllm has no %r" % name)
