@@ -159,10 +159,10 @@ void load_slice(struct load *l, const struct load_slice_cfg *cfg, struct store_s
 	uint64_t ns, moved;
 
 	l->bytes[0] = l->bytes[1] = 0;
-	while (clock_now_ns() - start_ns < cfg->ns) {
+	do {
 		start_some(l, cfg);
 		turn(l, !cfg->spin, cfg->timed);
-	}
+	} while (clock_now_ns() - start_ns < cfg->ns);
 	ns = clock_now_ns() - start_ns;
 	/* What was moved beside gets is told by l->bytes. */
 	moved = cfg->gets ? l->bytes[0] : l->bytes[1];
