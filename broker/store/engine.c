@@ -194,9 +194,22 @@ void engine_turn(struct engine *e)
 	launch_all(e);
 }
 
+/* Something is queued that could fly: it was given after the last turn. */
+static bool may_launch(const struct engine *e)
+{
+	for (uint32_t i = 0; i < ENGINE_FILES_MAX && e->free; i++) {
+		const struct engine_file *f = &e->file[i];
+
+		if ((f->wanted.first && f->in_flight < e->depth) ||
+		    (f->rest.first && may_launch_rest(e, f)))
+			return true;
+	}
+	return false;
+}
+
 bool engine_pending(const struct engine *e)
 {
-	return e->done.first || e->ops->pending(e);
+	return e->done.first || may_launch(e) || e->ops->pending(e);
 }
 
 void engine_wait(struct engine *e, uint64_t timeout_ns)

@@ -169,6 +169,7 @@ struct part {
 
 	struct engine_io flush_io;
 	bool flushing;
+	bool unflushed; /* something was written since the last flush began */
 	struct flush_wait *flush_wanted, *flush_active;
 	uint64_t flushed_ns;
 
@@ -277,7 +278,7 @@ struct segment *segment_take_ready(struct part *p);
 void segment_prepare(struct part *p); /* has one made ready, if that is wanted */
 void segment_close(struct part *p, struct segment *g);
 void segment_close_turn(struct part *p);
-struct segment *segment_find_free(struct part *p);
+struct segment *segment_find_free(const struct part *p);
 bool segment_describe(struct segment *g, const struct format_desc *d);
 void flush_wait(struct part *p, struct flush_wait *w);
 void flush_turn(struct part *p);

@@ -121,7 +121,7 @@ static void open_written(struct engine_io *io)
 		flush_wait(p, &p->open_flush);
 }
 
-struct segment *segment_find_free(struct part *p)
+struct segment *segment_find_free(const struct part *p)
 {
 	for (uint32_t i = 0; i < p->segments_wanted; i++) {
 		struct segment *g = &p->s->segment[p->id[i]];
@@ -197,7 +197,7 @@ static void table_written(struct engine_io *io)
 	if (io->res)
 		store_failure(p, io->res); /* its pages are there; the next start scans for them */
 	else
-		p->closing->table_on_disk = true;
+		p->closing->table_on_disk = p->unflushed = true;
 	p->closing->dirty = p->closing->dirty || io->res == 0;
 	closed(p);
 }
@@ -319,14 +319,6 @@ static void flush_ended(struct engine_io *io)
 	}
 }
 
-static bool has_dirty(const struct part *p)
-{
-	for (uint32_t i = 0; i < p->segments; i++)
-		if (p->s->segment[p->id[i]].dirty)
-			return true;
-	return false;
-}
-
 void flush_turn(struct part *p)
 {
 	struct store *s = p->s;
@@ -334,13 +326,12 @@ void flush_turn(struct part *p)
 	if (p->flushing)
 		return;
 	if (!p->flush_wanted) {
-		if (s->now_ns - p->flushed_ns < s->cfg.flush_ms * 1000000ull)
-			return;
-		p->flushed_ns = s->now_ns;
-		if (p->failed || s->cfg.read_only || !has_dirty(p))
+		if (!p->unflushed || p->failed ||
+		    s->now_ns - p->flushed_ns < s->cfg.flush_ms * 1000000ull)
 			return;
 	}
 	p->flushing = true;
+	p->unflushed = false;
 	p->flushed_ns = s->now_ns;
 	p->flush_active = p->flush_wanted;
 	p->flush_wanted = NULL;

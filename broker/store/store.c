@@ -452,14 +452,21 @@ int store_event(const struct store *s)
 	return s->engine.event;
 }
 
+static bool part_pending(const struct part *p)
+{
+	if (p->flush_wanted && !p->flushing)
+		return true;
+	if (!p->puts || !p->group_free)
+		return false;
+	return p->failed || p->open || p->ready || (!p->opening && segment_find_free(p));
+}
+
 bool store_pending(const struct store *s)
 {
-	bool puts = false;
-
 	for (uint32_t i = 0; i < s->parts; i++)
-		puts |= s->part[i].puts && s->part[i].group_free &&
-			(s->part[i].open || s->part[i].ready);
-	return s->more || s->reports.n || puts || (s->commit_wanted && !s->committing) ||
+		if (part_pending(&s->part[i]))
+			return true;
+	return s->more || s->reports.n || (s->commit_wanted && !s->committing) ||
 	       engine_pending(&s->engine);
 }
 
@@ -468,9 +475,10 @@ uint64_t store_next_ns(const struct store *s)
 	uint64_t next_ns = s->timed ? s->timed_next_ns : UINT64_MAX;
 
 	for (uint32_t i = 0; i < s->parts; i++) {
-		const uint64_t flush_ns = s->part[i].flushed_ns + s->cfg.flush_ms * 1000000ull;
+		const struct part *p = &s->part[i];
+		const uint64_t flush_ns = p->flushed_ns + s->cfg.flush_ms * 1000000ull;
 
-		if (!s->part[i].failed && !s->cfg.read_only && flush_ns < next_ns)
+		if (p->unflushed && !p->failed && flush_ns < next_ns)
 			next_ns = flush_ns;
 	}
 	return next_ns;

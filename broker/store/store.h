@@ -56,7 +56,7 @@ struct store_cfg {
 	uint32_t flush_ms;            /* flush by itself so often while there are writes; 0: 1000 */
 	uint32_t lock_wait_ms;        /* a killed owner's lock goes late; 0: 5000 */
 	bool threads;                 /* the thread pool also where io_uring is to be had */
-	bool no_verify;         /* do not check what was read: who asked will */
+	bool no_verify;               /* do not check what was read: who asked will */
 	bool read_only;               /* for kvb-store: nothing is written */
 	bool empty;                   /* whatever was there is given up */
 	const struct engine_ops *ops; /* NULL: io_uring, or threads where it is forbidden */

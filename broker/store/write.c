@@ -63,6 +63,7 @@ static void end_group(struct part *p, struct group *group)
 	} else if (!g->failed) {
 		p->failures = 0;
 		g->dirty = true;
+		p->unflushed = true;
 	}
 	for (uint32_t i = 0; i < group->n; i++) {
 		status = g->failed ? -EIO : index_page(s, g, group->request[i]);

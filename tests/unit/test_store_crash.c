@@ -6,7 +6,8 @@
  * A scenario is run once to count its writes, then once for each of them with the power going
  * there, and the store is opened on what is left. Then holds:
  *
- *   - never are wrong bytes returned, and never a page of a past epoch once its bump was reported;
+ *   - what is found is whole;
+ *   - never are wrong bytes returned, nor a page of a past epoch once its bump was reported;
  *   - a page that was reported, then covered by a flush that was reported, is there, unless the
  *     store itself said that it is gone;
  *   - where only the process died, a page that was reported is there;
@@ -199,12 +200,17 @@ static void check_pages(struct world *w, bool all_reported)
 
 	for (uint32_t i = 0; i < PAGES; i++) {
 		const struct page *p = &w->page[i];
+		struct store_key key;
+		bool found;
 		int status;
 
 		if (p->epoch == 0)
 			continue;
 		w->rig.epoch = p->epoch;
+		rig_key(&w->rig, i, &key);
+		found = store_find(w->rig.s, &key);
 		status = rig_get(&w->rig, i);
+		ck_assert_msg(found == (status == 0), "page %u: found, and not whole", i);
 		ck_assert_msg(status != 1, "page %u: wrong bytes", i);
 		ck_assert_msg(status == 0 || status == -ENOENT, "page %u: %d", i, status);
 		if (p->epoch < w->epoch_sure)
