@@ -779,6 +779,10 @@ static int open_all(struct store *s, char *why, size_t why_bytes)
 	error = start_engine(s);
 	if (!error)
 		(void)engine_memory_add(&s->engine, s->blocks, s->blocks_bytes);
+	for (uint32_t i = 0; i < s->parts && !error; i++)
+		if (s->part[i].bytes_wanted &&
+		    s->part[i].bytes_wanted < s->part[i].super.part_bytes)
+			(void)store_resize(s, i, s->part[i].bytes_wanted); /* too small: it stays */
 	s->stats.recovery_ns = clock_ns() - start_ns;
 	return error;
 }

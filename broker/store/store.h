@@ -42,7 +42,8 @@ struct engine_ops;
 
 struct store_part_cfg {
 	const char *path;
-	uint64_t bytes; /* of the file to make, or to use of a device; 0: all there is */
+	uint64_t bytes; /* to use of it; a file is made that large, or brought there; 0: all there
+			   is */
 };
 
 struct store_cfg {

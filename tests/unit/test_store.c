@@ -4,13 +4,24 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/unit/store_rig.h"
 #include "tests/unit/suite.h"
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 
 /* Even loops: io_uring; odd: threads. */
 static void make(struct rig *r, int i)
@@ -243,6 +254,107 @@ START_TEST(what_can_not_be_is_refused)
 }
 END_TEST
 
+START_TEST(opened_with_another_size)
+{
+	struct rig r;
+	struct store_stats st;
+
+	make(&r, _i);
+	ck_assert_int_eq(rig_open(&r), 0);
+	ck_assert_uint_eq(rig_put(&r, 0, 200, 8, NULL), 200);
+	rig_close(&r);
+	r.cfg.part[0].bytes = 30u << 20;
+	ck_assert_int_eq(rig_open(&r), 0);
+	store_stats(r.s, &st);
+	ck_assert_uint_eq(st.bytes, 30u << 20);
+	ck_assert_uint_eq(rig_count(&r, 0, 200), 200);
+	rig_close(&r);
+	r.cfg.part[0].bytes = 10u << 20;
+	ck_assert_int_eq(rig_open(&r), 0);
+	for (unsigned i = 0; i < 1000 && st.bytes != 10u << 20; i++) {
+		rig_settle(&r);
+		store_stats(r.s, &st);
+	}
+	ck_assert_uint_eq(st.bytes, 10u << 20);
+	rig_close(&r);
+	rig_remove(&r);
+}
+END_TEST
+
+static void *open_there(void *arg)
+{
+	ck_assert_int_eq(rig_open(arg), 0);
+	return NULL;
+}
+
+START_TEST(opened_by_a_thread_that_ends)
+{
+	pthread_t thread;
+	struct rig r;
+
+	make(&r, _i);
+	for (unsigned i = 0; i < 2; i++) {
+		ck_assert_int_eq(pthread_create(&thread, NULL, open_there, &r), 0);
+		ck_assert_int_eq(pthread_join(thread, NULL), 0);
+		ck_assert_uint_eq(rig_count(&r, 0, 20), i * 20);
+		ck_assert_uint_eq(rig_put(&r, 0, 20, 8, NULL), 20);
+		rig_close(&r);
+	}
+	rig_remove(&r);
+}
+END_TEST
+
+/* As a loop would that sleeps until it is told: nothing is forgotten. */
+static int report_by_event(struct rig *r, uint8_t kind)
+{
+	struct pollfd p = { .fd = store_event(r->s), .events = POLLIN };
+	struct store_done done;
+
+	for (;;) {
+		if (store_poll(r->s, now_ns(), &done, 1)) {
+			if (done.kind == kind)
+				return done.status;
+			continue;
+		}
+		if (store_pending(r->s))
+			continue;
+		if (store_next_ns(r->s) == UINT64_MAX)
+			ck_assert_int_eq(poll(&p, 1, 10000), 1);
+		else
+			poll(&p, 1, 100);
+	}
+}
+
+START_TEST(tells_when_it_needs_a_turn)
+{
+	struct rig r;
+	struct iovec v = { NULL, 65536 };
+
+	make(&r, _i);
+	ck_assert_int_eq(posix_memalign(&v.iov_base, 4096, 65536), 0);
+	memset(v.iov_base, 1, 65536);
+	ck_assert_int_eq(rig_open(&r), 0);
+	for (uint32_t i = 0; i < 100; i++) {
+		struct store_key key;
+
+		rig_key(&r, i, &key);
+		ck_assert_int_eq(store_put(r.s, &key, &v, 1, NULL, NULL), 0);
+		ck_assert(i || store_pending(r.s));
+		ck_assert_int_eq(report_by_event(&r, STORE_DONE_PUT), 0);
+		ck_assert_int_eq(store_get(r.s, &key, &v, 1, 0, NULL), 0);
+		ck_assert(store_pending(r.s));
+		ck_assert_int_eq(report_by_event(&r, STORE_DONE_GET), 0);
+	}
+	store_flush(r.s, NULL);
+	ck_assert_int_eq(report_by_event(&r, STORE_DONE_FLUSH), 0);
+	store_bump(r.s, r.ns, 2, NULL);
+	ck_assert_int_eq(report_by_event(&r, STORE_DONE_BUMP), 0);
+	rig_close(&r);
+	rig_remove(&r);
+	free(v.iov_base);
+}
+END_TEST
+
 START_TEST(fault_070_one_owner)
 {
 	struct rig r, other;
@@ -358,6 +470,9 @@ int main(void)
 		{ &grows_and_shrinks_while_it_is_used, 60, 2 },
 		{ &sizes_and_pieces_of_every_kind, 30, 2 },
 		{ &what_can_not_be_is_refused, 30, 1 },
+		{ &opened_with_another_size, 60, 2 },
+		{ &opened_by_a_thread_that_ends, 30, 2 },
+		{ &tells_when_it_needs_a_turn, 30, 2 },
 		{ &fault_070_one_owner, 30, 1 },
 		{ &fault_080_read_only_full_and_wrong, 30, 1 },
 		{ &fault_080_cut_and_removed_while_open, 60, 3 },
