@@ -4,7 +4,8 @@
 /*
  * Inside of a store.
  *
- *   store.c     life, keys, figures
+ *   store.c     keys, turns, figures
+ *   life.c      open and close
  *   super.c     superblocks and the table of namespaces: reading, choosing, committing
  *   recover.c   what is found at open
  *   write.c     puts: groups, and the segment they are appended to
@@ -246,6 +247,8 @@ void store_failure(struct part *p, int error); /* one more */
 uint32_t store_crc_pieces(const struct iovec *piece, uint32_t n);
 /* Moves the parts on, but for what the caller asked for. */
 void store_turn(struct store *s);
+/* Of a flush that the caller asked for. arg: its waiter. */
+void store_flush_ended(struct store *s, void *arg, int status);
 
 /* ---- super.c ------------------------------------------------------------------------------- */
 
