@@ -46,6 +46,8 @@ void engine_submit(struct engine *e, struct engine_io *io)
 	io->res = 0;
 	io->tries = 0;
 	io->alone = false;
+	if (io->wanted)
+		e->file[io->file].wanted_ns = e->now_ns;
 	e->file[io->file].queued++;
 	queue_push(queue_of(e, io), io);
 }
@@ -122,7 +124,8 @@ static void launch(struct engine *e, struct engine_file *file, struct engine_que
 
 static bool may_launch_rest(const struct engine *e, const struct engine_file *f)
 {
-	const bool wanted = f->wanted.first || f->in_flight > f->in_flight_rest;
+	const bool wanted = f->wanted.first || f->in_flight > f->in_flight_rest ||
+			    (f->wanted_ns && e->now_ns - f->wanted_ns < ENGINE_WANTED_NS);
 
 	return f->in_flight < e->depth &&
 	       f->in_flight_rest < (wanted ? e->depth_beside : e->depth_write);
@@ -170,6 +173,8 @@ void engine_landed(struct engine *e, struct engine_flight *f)
 		file->written_bytes += f->bytes;
 	file->in_flight--;
 	file->in_flight_rest -= f->second;
+	if (!f->second)
+		file->wanted_ns = e->now_ns;
 	e->flying--;
 	e->landed++;
 	for (struct engine_io *io = f->first, *next; io; io = next) {

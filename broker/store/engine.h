@@ -8,7 +8,9 @@
  * Here they wait in queues, two a part: reads that somebody waits for, and the rest (write-back,
  * reads of evictions, flushes). Reads go first. At most `depth` flights are with the kernel a part,
  * at most `depth_write` of them from the second queue, and while reads are wanted only
- * `depth_beside`: so write-back never stands between a reader and the drive.
+ * `depth_beside`: so write-back never stands between a reader and the drive. They count as wanted
+ * for a while after the last of them: who reads one page after the other shall not find a burst of
+ * writes before each.
  *
  * A flight is one or more transfers that are neighbours on disk and of one kind. It is done as a
  * whole or not at all: a short count is -EIO for every one of them, since half a page is none. Only
@@ -28,6 +30,7 @@
 #define ENGINE_FLIGHT_BYTES_MAX (2u << 20) /* of several together */
 #define ENGINE_FLIGHT_IOV_MAX 256u
 #define ENGINE_TRIES 8u
+#define ENGINE_WANTED_NS (2ull * 1000 * 1000)
 
 enum engine_op { ENGINE_READ, ENGINE_WRITE, ENGINE_FLUSH };
 
@@ -122,6 +125,7 @@ struct engine_file {
 	int fd; /* -1: none */
 	struct engine_queue wanted, rest;
 	uint32_t in_flight, in_flight_rest, queued;
+	uint64_t wanted_ns; /* when a read was last wanted */
 	uint64_t read_bytes, written_bytes;
 };
 
@@ -133,6 +137,7 @@ struct engine {
 	uint32_t depth, depth_write, depth_beside;
 	uint32_t flights, flying;
 	uint64_t landed; /* counts */
+	uint64_t now_ns; /* as the owner sets it; any clock */
 	struct engine_flight *flight, *free;
 	struct engine_queue done; /* to be reported, outside of the ops */
 	struct engine_file file[ENGINE_FILES_MAX];

@@ -421,7 +421,7 @@ uint32_t store_poll(struct store *s, uint64_t now_ns, struct store_done *ret, ui
 	struct done_list *l = &s->reports;
 	uint32_t i;
 
-	s->now_ns = now_ns;
+	s->now_ns = s->engine.now_ns = now_ns;
 	store_turn(s);
 	read_deadlines(s);
 	for (i = 0; i < n && l->n; i++) {
