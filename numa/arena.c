@@ -3,15 +3,18 @@
 /*
  * Chunks of an arena: made, placed, filled, looked at by its thread; pieces of them given out.
  *
- * Filling is MADV_POPULATE_WRITE by a few threads at once, a stretch each at a time: page faults of
- * one file run beside each other, fallocate() does not. Kernels without it (before 5.14) fill by
- * fallocate(). Either fails with an error when memory is short; touching would be a signal.
+ * Filling is by a few threads at once, a stretch each at a time: on huge pages where the system
+ * gives them (they are filled, page-locked and read a good deal faster), the rest by
+ * MADV_POPULATE_WRITE: page faults of one file run beside each other, fallocate() does not. Kernels
+ * without it (before 5.14) fill by fallocate(). Either fails with an error when memory is short;
+ * touching would be a signal.
  *
  * What the thread says is under the lock. The bitmaps of used units, and how much of what was said
  * has been looked at, are the caller's alone.
  */
 
 #include "numa/arena.h"
+#include "numa/huge.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,8 +35,8 @@
 #endif
 
 #define ARENA_STRETCH_BYTES                                                                        \
-	(32ull << 20) /* filled by one call: an end of the arena waits for it                      \
-		       */
+	(256ull << 20) /* filled by one call: an end of the arena waits for it                     \
+			*/
 #define ARENA_THREADS_MAX 8u
 #define ARENA_LOOK_PAGES 1024u
 #define ARENA_NODE_BITS 1024u
@@ -69,6 +72,7 @@ struct arena_fill {
 	uint64_t bytes;
 	uint64_t next; /* atomic: the next stretch */
 	int error;     /* atomic: of whoever failed last */
+	bool small;    /* huge pages are not to be had */
 };
 
 static bool arena_stops(const struct arena *a)
@@ -116,6 +120,9 @@ static void *fill_main(void *arg)
 		if (at >= f->bytes)
 			break;
 		bytes = f->bytes - at < ARENA_STRETCH_BYTES ? f->bytes - at : ARENA_STRETCH_BYTES;
+		if (!__atomic_load_n(&f->small, __ATOMIC_RELAXED) &&
+		    !huge_collapse(f->memory + at, bytes))
+			__atomic_store_n(&f->small, true, __ATOMIC_RELAXED);
 		while (madvise(f->memory + at, bytes, MADV_POPULATE_WRITE) < 0) {
 			if (errno == EINTR)
 				continue;
@@ -192,8 +199,8 @@ static int chunk_make(struct arena *a, struct arena_chunk *c)
 	if (fd < 0)
 		return fd;
 	c->fd = fd;
-	memory = mmap(NULL, c->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (memory == MAP_FAILED)
+	memory = huge_map(fd, c->bytes);
+	if (!memory)
 		return -errno;
 	unplaced = chunk_place(a, memory, c->bytes);
 	error = chunk_fill(a, c, memory);

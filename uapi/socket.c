@@ -191,12 +191,14 @@ static int take_grant(struct kvb *kvb, const struct kvb_msg_grant *g, const int 
 	const int status = kvb_space_granted(kvb, g, fds);
 	struct kvb_msg_grant_ack ack = { .seq = g->seq, .status = (uint32_t)-status };
 
-	close_all(fds, nfds);
+	int rc = kvb->dead;
+
 	kvb->grants++;
 	kvb->refusals += status != 0;
-	if (kvb->dead)
-		return kvb->dead;
-	return kvb_socket_send(kvb, &ack.h, KVB_MSG_GRANT_ACK, sizeof(ack));
+	if (!rc)
+		rc = kvb_socket_send(kvb, &ack.h, KVB_MSG_GRANT_ACK, sizeof(ack));
+	close_all(fds, nfds); /* the broker goes on meanwhile */
+	return rc;
 }
 
 static int take_message(struct kvb *kvb, union kvb_message *m, const int *fds, unsigned nfds)

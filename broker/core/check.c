@@ -463,7 +463,7 @@ static int check_namespaces(const struct core *c, struct report *r)
 /* Transfers against the pages they read and write, and the queues they wait in. */
 static int check_transfers(const struct core *c, struct report *r)
 {
-	uint32_t used = 0, queued = 0, waiting = 0, busy = 0, falling = 0, rising = 0;
+	uint32_t used = 0, queued = 0, waiting = 0, busy = 0, falling = 0, rising = 0, shares = 0;
 
 	for (uint32_t i = 0; i < c->h->limits.transfers; i++) {
 		const struct core_transfer *t = &c->transfers[i];
@@ -495,6 +495,8 @@ static int check_transfers(const struct core *c, struct report *r)
 		for (uint32_t k = 0; slab->state > CORE_SLAB_CREATING && k < slab->pages; k++)
 			busy += !!(c->pages[slab->base + k].flags & CORE_PAGE_BUSY);
 	}
+	for (unsigned i = 0; i < c->h->limits.tenants; i++)
+		shares += c->tenants[i].used ? c->tenants[i].transfers : 0;
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
 		falling -= c->spaces[i].used ? c->spaces[i].falling : 0;
 		rising -= c->spaces[i].used ? c->spaces[i].rising : 0;
@@ -502,7 +504,7 @@ static int check_transfers(const struct core *c, struct report *r)
 	MUST(r, used == c->h->transfers_used && busy == 2 * used && waiting == queued,
 	     "transfers: %u, counts %u; %u pages busy; %u queued, counts %u", used,
 	     c->h->transfers_used, busy, waiting, queued);
-	MUST(r, !falling && !rising, "transfers: spaces count others");
+	MUST(r, !falling && !rising && shares == used, "transfers: spaces or tenants count others");
 	return 0;
 }
 

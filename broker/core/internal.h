@@ -281,7 +281,8 @@ bool core_group_complete(const struct core *c, uint32_t page);
 /* ---- transfer.c ------------------------------------------------------------------------------ */
 
 void core_transfers_init(struct core *c);
-bool core_transfer_room(const struct core *c);
+/* How many more copies between s and the space below it may be started now. */
+uint32_t core_transfer_room(const struct core *c, const struct core_space *s);
 /* Queues a copy; both pages are BUSY from here on. There is room. */
 void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to);
 

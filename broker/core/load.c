@@ -199,7 +199,7 @@ static void take_pages(struct core *c, struct load *l, uint32_t n, struct core_b
 {
 	l->pages = 0;
 	l->used = 0;
-	while (l->pages < n && core_transfer_room(c)) {
+	while (l->pages < n && core_transfer_room(c, l->s)) {
 		uint32_t page = core_page_obtain(c, l->who.m, n - l->pages, b), at = l->pages;
 
 		if (page == CORE_NONE)
@@ -221,7 +221,7 @@ static int bring_up(struct core *c, struct load *l, uint32_t *low, struct core_b
 	uint32_t page;
 	int r;
 
-	if (!core_transfer_room(c)) {
+	if (!core_transfer_room(c, l->s)) {
 		b->wait = true;
 		return 0;
 	}

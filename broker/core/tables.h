@@ -267,7 +267,9 @@ struct core_tenant {
 	char name[KVB_NAME_BYTES];
 	uint32_t clients;
 	uint32_t pages_held; /* FILLING or QUARANTINE */
-	uint64_t leases;     /* lease records of its clients */
+	uint32_t transfers;  /* of its spaces */
+	uint32_t resv1;
+	uint64_t leases; /* lease records of its clients */
 	uint64_t pins;
 	uint64_t lookups, lookup_keys, lookup_hits;
 	uint64_t allocs, evictions, seals, refusals;

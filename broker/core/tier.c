@@ -274,7 +274,7 @@ static uint32_t take_lows(struct core *c, const struct core_space *s, uint32_t n
 			  int *ret_error)
 {
 	struct core_space *low = &c->spaces[s->below];
-	uint32_t room = c->h->limits.transfers - c->h->transfers_used, got = 0, page;
+	uint32_t room = core_transfer_room(c, s), got = 0, page;
 	bool near;
 
 	*ret_error = -EAGAIN;
@@ -393,12 +393,12 @@ static bool ripen_down(struct core *c, struct core_space *s, const uint32_t *pag
 void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work)
 {
 	bool more = true;
+	uint32_t room;
 
 	if (!s->listed)
 		return;
 	grow_low(c, &c->spaces[s->below], 1);
-	while (n && *work && more && core_transfer_room(c) && !core_tier_coming(c, s)) {
-		uint32_t room = c->h->limits.transfers - c->h->transfers_used;
+	while (n && *work && more && (room = core_transfer_room(c, s)) && !core_tier_coming(c, s)) {
 		uint32_t most = room < RIPEN_BATCH ? room : RIPEN_BATCH;
 		uint32_t victims[RIPEN_BATCH], down = 0;
 		uint32_t found = c->policy->victims(c, s, n < most ? n : most, victims, work);

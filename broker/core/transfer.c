@@ -9,6 +9,9 @@
  * whatever becomes of the clients that hold or wanted them (I1). What happened to them meanwhile --
  * an epoch passed, a slab is revoked, the key was given to another page -- is looked at at the end.
  *
+ * A tenant may have them all in the making when it is alone; beside others it leaves as many as it
+ * has, so that what one brings up keeps nobody else from starting (I10).
+ *
  * What is on the way up goes before what is on the way down: somebody waits for it.
  */
 
@@ -27,9 +30,15 @@ void core_transfers_init(struct core *c)
 	}
 }
 
-bool core_transfer_room(const struct core *c)
+/* As core_share_fits(): beside others a tenant gets no more than it leaves, one by one. */
+uint32_t core_transfer_room(const struct core *c, const struct core_space *s)
 {
-	return c->h->transfer_free != CORE_NONE16;
+	uint32_t left = c->h->limits.transfers - c->h->transfers_used;
+	uint32_t mine = c->tenants[s->tenant].transfers;
+
+	if (!core_share_fits(c, mine, c->h->transfers_used, c->h->limits.transfers))
+		return 0;
+	return c->h->tenants_used > 1 ? (left - mine + 1) / 2 : left;
 }
 
 /* The space that a transfer counts in: the upper one. */
@@ -61,6 +70,7 @@ void core_transfer_start(struct core *c, enum core_direction direction, uint32_t
 	};
 	s = upper_space(c, t);
 	t->device = s->device;
+	c->tenants[s->tenant].transfers++;
 	if (direction == CORE_UP)
 		s->rising++;
 	else
@@ -183,6 +193,7 @@ void core_transfer_done(struct core *c, unsigned index, int error, uint32_t sum)
 	c->transfers[index].next = c->h->transfer_free;
 	c->h->transfer_free = (uint16_t)index;
 	c->h->transfers_used--;
+	c->tenants[upper_space(c, &t)->tenant].transfers--;
 	c->pages[t.from].flags &= (uint16_t)~CORE_PAGE_BUSY;
 	c->pages[t.to].flags &= (uint16_t)~CORE_PAGE_BUSY;
 	c->h->device[t.device].transfers_failed += error != 0;

@@ -36,6 +36,7 @@
 #include "broker/owner/warm.h"
 #include "broker/policy/policy.h"
 #include "cuda_driver/gpu.h"
+#include "numa/huge.h"
 #include "numa/placement.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -44,7 +45,6 @@
 
 #define START_FDS_PER_CLIENT 6u /* socket, pidfd, three memfds, doorbell */
 #define START_FDS_OWN 64u
-#define START_HUGE_BYTES (2ull << 20)
 #define START_GPU_RESERVE_BYTES                                                                    \
 	(512ull << 20)                      /* at least: contexts of engines, kernels, graphs      \
 					     */
@@ -321,7 +321,7 @@ static int start_cut_tier(struct server *s)
 		struct server_tier_share *share = &s->share[n];
 		uint64_t bytes = part * share->devices;
 
-		share->bytes = bytes / START_HUGE_BYTES * START_HUGE_BYTES;
+		share->bytes = bytes / HUGE_BYTES * HUGE_BYTES;
 		error = start_check_share(s, share);
 	}
 	return error;
@@ -433,10 +433,6 @@ int start_devices(struct server *s)
 
 /* ---- tables -------------------------------------------------------------------------------- */
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
-
 static int start_state_memfd(void)
 {
 	int fd;
@@ -449,52 +445,26 @@ static int start_state_memfd(void)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Shared, at an address that huge pages can back; NULL with errno. */
-static void *start_map_aligned(int fd, uint64_t bytes)
-{
-	char *room, *at;
-	void *state;
-
-	if (fault_fails("mmap"))
-		return NULL;
-	room = mmap(NULL, bytes + START_HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (room == MAP_FAILED)
-		return NULL;
-	at = room + (-(uintptr_t)room & (START_HUGE_BYTES - 1));
-	if (at > room)
-		munmap(room, (size_t)(at - room));
-	if (at + bytes < room + bytes + START_HUGE_BYTES)
-		munmap(at + bytes, (size_t)(room + START_HUGE_BYTES - at));
-	state = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-	return state == MAP_FAILED ? NULL : state;
-}
-
 /*
- * Puts the tables on huge pages: a lookup touches two lines far apart, and with small pages misses
- * the TLB for both. Systems grant huge pages for shared memory rarely (shmem_enabled is `never` by
- * default) but collapse what is there on request, from Linux 6.1. It costs that all of the tables
- * is resident from the start. False: not to be had; small pages serve as well, only slower.
+ * The tables on huge pages: a lookup touches two lines far apart, and with small pages misses the
+ * TLB for both. It costs that all of the tables is resident from the start.
  */
 static bool start_collapse(struct server *s)
 {
-	volatile char *state = s->state;
-
-	for (uint64_t at = 0; at < s->state_bytes; at += START_HUGE_BYTES)
-		state[at] = 0;
-	return !fault_fails("collapse") && madvise(s->state, s->state_bytes, MADV_COLLAPSE) == 0;
+	return !fault_fails("collapse") && huge_collapse(s->state, s->state_bytes);
 }
 
 static int start_map_state(struct server *s)
 {
 	uint64_t bytes = core_bytes(&s->cfg.limits);
 
-	s->state_bytes = (bytes + START_HUGE_BYTES - 1) / START_HUGE_BYTES * START_HUGE_BYTES;
+	s->state_bytes = (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
 	s->state_fd = start_state_memfd();
 	if (s->state_fd < 0)
 		return s->state_fd;
 	if (ftruncate(s->state_fd, (off_t)s->state_bytes) < 0)
 		return -errno;
-	s->state = start_map_aligned(s->state_fd, s->state_bytes);
+	s->state = fault_fails("mmap") ? NULL : huge_map(s->state_fd, s->state_bytes);
 	if (!s->state)
 		return -errno;
 	s->state_huge = s->cfg.huge_pages && start_collapse(s);

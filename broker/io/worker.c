@@ -24,7 +24,8 @@
 #include "cuda_driver/gpu.h"
 
 #define WORKER_DEVICES_MAX 16u
-#define WORKER_LOOK_S 2 /* between two looks at a device that has nothing to do */
+#define WORKER_CALM_NS (10 * 1000 * 1000) /* after work, before memory is made ahead */
+#define WORKER_LOOK_S 2                   /* between two looks at a device that has nothing to do */
 
 struct worker_node {
 	struct worker_node *next;
@@ -165,19 +166,44 @@ static void worker_wait(struct worker_unit *unit)
 	pthread_mutex_lock(&w->lock);
 }
 
+/*
+ * After work, with the lock held but not while it waits: whoever has been given memory maps it now,
+ * and a driver lets one caller through at a time. True: nothing has come meanwhile.
+ */
+static bool worker_calm(struct worker_unit *unit)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += WORKER_CALM_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	return pthread_cond_clockwait(&unit->work, &unit->worker->lock, CLOCK_MONOTONIC, &until) ==
+	       ETIMEDOUT;
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker_unit *unit = arg;
 	struct worker *w = unit->worker;
+	bool calm = true;
 
 	pthread_mutex_lock(&w->lock);
 	while (!w->stop) {
 		struct worker_node *node = queue_take(&unit->jobs);
+		bool work = node || unit->rest != unit->rests;
 
-		if (node || unit->rest != unit->rests)
+		if (work)
 			worker_turn(unit, node);
-		else if (!worker_make_ahead(unit) && !unit->jobs.first && !w->stop &&
-			 unit->rest == unit->rests)
+		else if (!calm && !worker_calm(unit))
+			continue;
+		calm = !work;
+		if (!calm)
+			continue;
+		if (!worker_make_ahead(unit) && !unit->jobs.first && !w->stop &&
+		    unit->rest == unit->rests)
 			worker_wait(unit);
 	}
 	pthread_mutex_unlock(&w->lock);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "broker/mover/point.h"
+#include "numa/huge.h"
 #include "cuda_driver/gpu.h"
 
 __attribute__((format(printf, 3, 4))) static int refuse(int error, char *why, const char *fmt, ...)
@@ -52,8 +53,8 @@ int mover_memory_chunk(struct mover_memory *m, const struct mover_request *reque
 		return refuse(-EEXIST, why, "chunk %u is known already", request->id);
 	if (fstat(fd, &st) < 0 || st.st_size < (off_t)request->bytes)
 		return refuse(-EINVAL, why, "chunk %u is smaller than said", request->id);
-	mem = mmap(NULL, request->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (mem == MAP_FAILED)
+	mem = huge_map(fd, request->bytes);
+	if (!mem)
 		return refuse(-errno, why, "chunk %u cannot be mapped: %s", request->id,
 			      strerror(errno));
 	error = gpu_mover_attach(m->gpu, mem, request->bytes);

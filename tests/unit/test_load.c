@@ -529,6 +529,44 @@ START_TEST(a_load_that_can_reach_nothing_ends_soon)
 }
 END_TEST
 
+/* However much one tenant brings up, another one's copies find room at once, in both directions. */
+START_TEST(a_tenant_leaves_room_for_the_copies_of_others)
+{
+	struct core_lookup lk = { .ns = 0 };
+	struct core_member *m[2];
+	struct kvb_hash hash[16];
+	fixture_start_tiers(&f, 16, 16, 16);
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned client =
+			fixture_client(&f, fixture_tenant(&f, i ? "b" : "a", 0, UINT64_MAX));
+		m[i] = fixture_space(&f, client, STRIDE_8);
+		ck_assert_uint_eq(fixture_ns(&f, client, 1, KVB_NS_ADMIN), i);
+		fixture_grow(&f, m[i], 4);
+	}
+	for (uint64_t key = 0; key < 16; key++) {
+		hash[key] = fixture_hash(key);
+		fixture_cache(&f, m[0], key);
+		fixture_sink(&f, m[0], key);
+	}
+	fixture_cache(&f, m[1], 100);
+	fixture_sink(&f, m[1], 100);
+	kvb_page_t page = fixture_seal(&f, m[1], 101);
+	assert_batch(core_prefetch(&f.c, m[0], &lk, hash, 16), 8, 0);
+	ck_assert_uint_eq(f.c.h->transfers_used, 8);
+	ck_assert_uint_ne(fixture_load(&f, m[1], 100, NULL), KVB_PAGE_NONE);
+	ck_assert(core_store(&f.c, m[1], &page, 1).wait);
+	ck_assert_uint_eq(f.c.h->transfers_used, 10);
+	/* more of the first, when some of its own are done */
+	for (unsigned i = 0; i < 4; i++)
+		fixture_done(&f, fixture_take(&f), 0);
+	ck_assert_uint_eq(core_prefetch(&f.c, m[0], &lk, hash, 16).done, 11);
+	ck_assert_uint_eq(f.c.h->transfers_used, 9);
+	fixture_move(&f);
+	assert_batch(core_prefetch(&f.c, m[0], &lk, hash, 16), 16, 0);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(a_load_with_every_page_in_use_ends)
 {
 	struct core_member *m = start_sunk(1);
@@ -617,6 +655,7 @@ static const struct suite_case cases[] = {
 	{ &a_load_keeps_what_it_finds },
 	{ &a_key_twice_in_a_load },
 	{ &a_load_that_can_reach_nothing_ends_soon },
+	{ &a_tenant_leaves_room_for_the_copies_of_others },
 	{ &a_load_with_every_page_in_use_ends },
 	{ &store_counts_what_has_a_copy },
 	{ &store_refuses_what_it_cannot_write },

@@ -67,6 +67,8 @@
 	X(bare_batch_scattered_down_gb_s, "the same fragments by the driver's batch copy")         \
 	X(bare_batch_scattered_up_gb_s, "")                                                        \
 	X(scattered_ratio, "the smaller of the two")                                               \
+	X(adjacent_unchecked_ratio, "side by side, checksums off")                                 \
+	X(scattered_unchecked_ratio, "scattered, checksums off")                                   \
 	X(chain_pages, "")                                                                         \
 	X(mover_cpu_cores, "processors that the mover takes while it copies, checksums off")       \
 	X(mover_cpu_checked_cores, "checksums on")                                                 \

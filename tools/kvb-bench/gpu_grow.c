@@ -6,8 +6,8 @@
  *
  * Growth is one slab at a time with a pause before each, so that what a broker makes ahead is made;
  * the time is from the request until the pages are mapped and accessible in this process. A burst
- * asks for many at once. The bare floor imports handles that were made and exported before, maps
- * them and asks for access, as many and as large as those of a slab.
+ * asks for many at once, of which most lie ready too. The bare floor imports handles that were made
+ * and exported before, maps them and asks for access, as many and as large as those of a slab.
  *
  * Revocation is from the request to shrink until a client that holds nothing has unmapped all of it
  * and said so. Its floor unmaps as many handles and releases their imports.
@@ -20,6 +20,7 @@
 #include "tools/kvb-bench/gpu.h"
 
 #define PAUSE_NS (30ull * 1000 * 1000)
+#define WARM_NS (300ull * 1000 * 1000) /* for all of a burst to be made */
 #define WAIT_NS (20ull * 1000 * 1000 * 1000)
 
 /* Handles that somebody else made, as a grant brings them. */
@@ -192,7 +193,7 @@ static void growth_round(struct growth *g, struct bare *bare, bool first)
 	wait_empty(g);
 	bare_map_ns(bare, bare->n, bare->n);
 	samples_add(&g->bare_unmap, bare_unmap_ns(bare, bare->n));
-	clock_sleep_ns(PAUSE_NS);
+	clock_sleep_ns(WARM_NS);
 	samples_add(&g->burst, grow_ns(g, g->slabs));
 	samples_add(&g->revoke, revoke_ns(g));
 	wait_empty(g);

@@ -179,28 +179,52 @@ static double worse(double down, double bare_down, double up, double bare_up)
 	return down / bare_down < up / bare_up ? down / bare_down : up / bare_up;
 }
 
-void gpu_layer(struct gpu_bench *b)
+/* The smaller of both directions' ratios of a round to what it stands beside. */
+static double ratio(struct layers *l)
+{
+	return worse(gb_s(l, &l->store), gb_s(l, &l->bare_store), gb_s(l, &l->load),
+		     gb_s(l, &l->bare_load));
+}
+
+/* Over a daemon without checksums only the ratios are new. */
+static void unchecked(struct gpu_bench *b, struct layers *l)
+{
+	run(l, adjacent_round, b->plan.rounds);
+	b->fig->adjacent_unchecked_ratio = ratio(l);
+	forget(l);
+	run(l, scattered_round, b->plan.rounds);
+	b->fig->scattered_unchecked_ratio = ratio(l);
+}
+
+static void checked(struct gpu_bench *b, struct layers *l)
 {
 	struct gpu_figures *f = b->fig;
+
+	run(l, adjacent_round, b->plan.rounds);
+	f->chain_pages = l->chain;
+	f->adjacent_run_pages = l->run_pages;
+	f->adjacent_down_gb_s = gb_s(l, &l->store);
+	f->adjacent_up_gb_s = gb_s(l, &l->load);
+	f->bare_chain_down_gb_s = gb_s(l, &l->bare_store);
+	f->bare_chain_up_gb_s = gb_s(l, &l->bare_load);
+	f->adjacent_ratio = ratio(l);
+	forget(l);
+	run(l, scattered_round, b->plan.rounds);
+	f->scattered_down_gb_s = gb_s(l, &l->store);
+	f->scattered_up_gb_s = gb_s(l, &l->load);
+	f->bare_batch_scattered_down_gb_s = gb_s(l, &l->bare_store);
+	f->bare_batch_scattered_up_gb_s = gb_s(l, &l->bare_load);
+	f->scattered_ratio = ratio(l);
+}
+
+void gpu_layer(struct gpu_bench *b)
+{
 	struct layers l = { 0 };
 
 	layers_open(b, &l);
-	run(&l, adjacent_round, b->plan.rounds);
-	f->chain_pages = l.chain;
-	f->adjacent_run_pages = l.run_pages;
-	f->adjacent_down_gb_s = gb_s(&l, &l.store);
-	f->adjacent_up_gb_s = gb_s(&l, &l.load);
-	f->bare_chain_down_gb_s = gb_s(&l, &l.bare_store);
-	f->bare_chain_up_gb_s = gb_s(&l, &l.bare_load);
-	f->adjacent_ratio = worse(f->adjacent_down_gb_s, f->bare_chain_down_gb_s,
-				  f->adjacent_up_gb_s, f->bare_chain_up_gb_s);
-	forget(&l);
-	run(&l, scattered_round, b->plan.rounds);
-	f->scattered_down_gb_s = gb_s(&l, &l.store);
-	f->scattered_up_gb_s = gb_s(&l, &l.load);
-	f->bare_batch_scattered_down_gb_s = gb_s(&l, &l.bare_store);
-	f->bare_batch_scattered_up_gb_s = gb_s(&l, &l.bare_load);
-	f->scattered_ratio = worse(f->scattered_down_gb_s, f->bare_batch_scattered_down_gb_s,
-				   f->scattered_up_gb_s, f->bare_batch_scattered_up_gb_s);
+	if (b->sums)
+		checked(b, &l);
+	else
+		unchecked(b, &l);
 	rig_close(&l.rig);
 }

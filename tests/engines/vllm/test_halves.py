@@ -294,6 +294,26 @@ def ranks(daemon):
     a.close()
 
 
+@case("two engines with three times what there is room for: what is found is right", size="8M", args=())
+def pressure(daemon):
+    engines = [Engine(daemon), Engine(daemon)]
+    draw = np.random.default_rng(3)
+    found = asked = 0
+    for n in range(120):
+        engine = engines[n % 2]
+        request = Request([int(draw.zipf(1.3)) % 40] + list(range(50 * SIZE)))
+        blocks = draw.permutation(BLOCKS)[:51].tolist()
+        hit = engine.run(request, blocks)
+        assert engine.holds(request, blocks, 50), "request %d" % n
+        found, asked = found + hit // SIZE, asked + 50
+    assert 0 < found < asked, (found, asked)
+    device = daemon.json("gpu", "list")["devices"][0]
+    assert device["granted_bytes"] <= 8 << 20, device
+    for engine in engines:
+        engine.close()
+    return "%d of %d blocks found" % (found, asked)
+
+
 @case("the broker's end is a miss and a load that fails; a new one is found")
 def gone(daemon):
     a = Engine(daemon)

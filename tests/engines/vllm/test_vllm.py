@@ -279,6 +279,28 @@ def apart(state):
     assert out["cached"] == [0] and out["tokens"][0] != state.want[0], out
 
 
+@case("adapters of one name and other content never meet, nor does the model without one")
+def adapters(state):
+    folders = [os.path.join(state.dir, "adapter%d" % i) for i in (1, 2)]
+    for i, folder in enumerate(folders):
+        tiny_model.write_adapter(folder, state.model, 100 + i)
+    prompt = conversations()[1][0]
+    want = []
+    for folder in folders:
+        engine = state.new_engine(enable_lora=True, max_lora_rank=8)
+        order = {"prompts": [prompt], "max_tokens": 24, "lora": ["same", 1, folder]}
+        first = engine.ask(**order)
+        assert first["cached"] == [0], first
+        engine.forget()
+        again = engine.ask(**order)
+        assert again["cached"][0] > 0 and again["tokens"] == first["tokens"], (first, again)
+        want.append(first["tokens"])
+    assert want[0] != want[1] and state.want[3] not in (want[0][0], want[1][0])
+    engine.forget()
+    plain = engine.ask(prompts=[prompt], max_tokens=24)
+    same(plain["tokens"], [state.want[3]], "without an adapter")
+
+
 @case("reset with the connector: what was computed before is found no more")
 def reset(state):
     engine = state.new_engine()

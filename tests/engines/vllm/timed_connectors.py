@@ -33,7 +33,7 @@ def timed(base: Any) -> Any:
 
         def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> Any:
             name = request.request_id
-            begin = self._asked.setdefault(name, time.perf_counter())
+            self._asked.setdefault(name, time.perf_counter())
             answer = super().get_num_new_matched_tokens(request, num_computed_tokens)
             if answer[0] is not None:
                 end = time.perf_counter()

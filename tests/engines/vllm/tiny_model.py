@@ -81,6 +81,28 @@ def write(folder: str, hidden: int = 256, layers: int = 4, seed: int = 1, weight
         write_weights(os.path.join(folder, "model.safetensors"), c, seed)
 
 
+def write_adapter(folder: str, model: str, seed: int) -> None:
+    """A LoRA of queries and values, as large as the weights it is added to."""
+    import torch
+    from safetensors.torch import save_file
+
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
+        c = json.load(f)
+    draw = torch.Generator().manual_seed(seed)
+    hidden, rank = c["hidden_size"], 8
+    weights = {}
+    for i in range(c["num_hidden_layers"]):
+        for name in "qv":
+            layer = "base_model.model.model.layers.%d.self_attn.%s_proj." % (i, name)
+            weights[layer + "lora_A.weight"] = torch.randn(rank, hidden, generator=draw) / hidden ** 0.5
+            weights[layer + "lora_B.weight"] = torch.randn(hidden, rank, generator=draw)
+    save_file(weights, os.path.join(folder, "adapter_model.safetensors"), metadata={"format": "pt"})
+    with open(os.path.join(folder, "adapter_config.json"), "w", encoding="utf-8") as f:
+        json.dump({"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj", "v_proj"],
+                   "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM"}, f)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes a tiny Llama.")
     parser.add_argument("folder")
