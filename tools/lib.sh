@@ -24,6 +24,7 @@ python3           command  python3
 liburing-dev      module   liburing
 libnuma-dev       module   numa
 libisal-dev       module   libisal
+libxxhash-dev     module   libxxhash
 libcjson-dev      module   libcjson
 libsystemd-dev    module   libsystemd
 check             module   check

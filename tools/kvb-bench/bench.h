@@ -35,7 +35,8 @@ struct bench_options {
 	uint32_t kills;     /* churn */
 	uint32_t pages;     /* alloc, seal, lookup */
 	uint32_t device;    /* gpu: which one */
-	bool quick;         /* gpu: small sizes */
+	bool quick;         /* gpu, store: small sizes */
+	const char *path;   /* store: of the file to make */
 	int cpu_broker;     /* the two CPUs that everything is pinned to */
 	int cpu_client;
 	const char *dir; /* ours; removed at the end */
@@ -70,6 +71,7 @@ int bench_hold(const struct bench_options *o, struct report *r);
 int bench_fair(const struct bench_options *o, struct report *r);
 int bench_meta(const struct bench_options *o, struct report *r);
 int bench_gpu(const struct bench_options *o, struct report *r);
+int bench_store(const struct bench_options *o, struct report *r);
 
 /* ---- measuring (measure.c) ----------------------------------------------------------------- */
 

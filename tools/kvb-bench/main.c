@@ -35,6 +35,7 @@ enum option_bits {
 	TAKES_KILLS = 2,
 	TAKES_PAGES = 4,
 	TAKES_GPU = 8,   /* --device, --quick */
+	TAKES_PATH = 32, /* --path, --quick */
 	OWN_BROKERS = 16 /* several, each with options of its own: no --socket, no --cpus */
 };
 
@@ -58,6 +59,8 @@ static const struct bench {
 	{ "meta", bench_meta, 0, "bytes of the broker's tables a page" },
 	{ "gpu", bench_gpu, TAKES_GPU | OWN_BROKERS,
 	  "growth, copies, fences and kernels on a GPU, beside the driver alone" },
+	{ "store", bench_store, TAKES_PATH | OWN_BROKERS,
+	  "pages written to a store and read back, beside fio on the same file" },
 };
 #define BENCHES (sizeof(benches) / sizeof(benches[0]))
 
@@ -81,12 +84,13 @@ static void usage(FILE *to)
 
 static void usage_bench(const struct bench *b)
 {
-	printf("usage: kvb-bench %s [--json]%s%s%s%s%s\n\n%s.\n", b->name,
+	printf("usage: kvb-bench %s [--json]%s%s%s%s%s%s\n\n%s.\n", b->name,
 	       b->takes & OWN_BROKERS ? "" : " [--socket PATH] [--cpus B,C]",
 	       b->takes & TAKES_CLIENTS ? " [--clients N]" : "",
 	       b->takes & TAKES_KILLS ? " [--kills N]" : "",
 	       b->takes & TAKES_PAGES ? " [--pages N]" : "",
-	       b->takes & TAKES_GPU ? " [--device N] [--quick]" : "", b->what);
+	       b->takes & TAKES_GPU ? " [--device N] [--quick]" : "",
+	       b->takes & TAKES_PATH ? " --path FILE [--quick]" : "", b->what);
 	if (b->takes & TAKES_CLIENTS)
 		puts("\n  --clients N    processes to attach, 1..1000 (default 64)");
 	if (b->takes & TAKES_KILLS)
@@ -97,6 +101,10 @@ static void usage_bench(const struct bench *b)
 		puts("\n  --device N     as CUDA numbers GPUs here (default 0)\n"
 		     "  --quick        small sizes, whatever the device: that it measures, not "
 		     "what");
+	if (b->takes & TAKES_PATH)
+		puts("\n  --path FILE    a file to be made, and removed, on the disk to measure; 4 "
+		     "GiB\n"
+		     "  --quick        1 GiB, and few and short slices");
 }
 
 static void bad_arguments(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
@@ -142,6 +150,7 @@ enum {
 	OPT_PAGES,
 	OPT_DEVICE,
 	OPT_QUICK,
+	OPT_PATH,
 	OPT_HELP
 };
 
@@ -154,6 +163,7 @@ static const struct option long_options[] = {
 	{ "pages", required_argument, NULL, OPT_PAGES },
 	{ "device", required_argument, NULL, OPT_DEVICE },
 	{ "quick", no_argument, NULL, OPT_QUICK },
+	{ "path", required_argument, NULL, OPT_PATH },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
 };
@@ -215,8 +225,12 @@ static void take_option(int option, const struct bench *b, struct bench_options 
 		o->device = parse_number("--device", optarg, 0, 1023);
 		return;
 	case OPT_QUICK:
-		need(b, TAKES_GPU, "--quick");
+		need(b, TAKES_GPU | TAKES_PATH, "--quick");
 		o->quick = true;
+		return;
+	case OPT_PATH:
+		need(b, TAKES_PATH, "--path");
+		o->path = optarg;
 		return;
 	case OPT_HELP:
 		usage_bench(b);
