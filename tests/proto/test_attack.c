@@ -146,6 +146,74 @@ START_TEST(allocs_of_a_client_that_refused_every_slab)
 }
 END_TEST
 
+/* ---- copies, as many as there can be -----------------------------------------------------------
+ */
+
+#define COPIED_STRIDE (64u << 10)
+#define COPIED_KEYS 700u /* more than its slabs hold, fewer than fit with what is below */
+
+/* Keys that do not fit the device together, brought up one after the other, for ever. */
+static void prefetch_for_ever(void *arg)
+{
+	struct kvb_msg_hello hello = raw_hello();
+	struct kvb_sqe sqe = { .opcode = KVB_OP_PREFETCH, .count = COPIED_KEYS };
+	struct kvb_hash *hash;
+	kvb_page_t pages[16];
+	struct raw r;
+
+	hello.sq_entries = hello.cq_entries = 1024;
+	hello.operand_bytes = 1u << 20;
+	raw_attach(&r, arg, "other", &hello);
+	raw_space(&r, COPIED_STRIDE, 7);
+	raw_ns(&r, 7, 0);
+	ck_assert_int_eq(raw_grow(&r, 12, 5000), 12);
+	for (uint32_t key = 0; key < COPIED_KEYS;) {
+		int32_t n = raw_alloc(&r, 16, pages);
+
+		ck_assert_int_ge(n, 0);
+		if (!n)
+			continue;
+		ck_assert_int_eq(raw_seal(&r, (uint32_t)n, pages, key, NULL), n);
+		ck_assert_int_eq(raw_pages(&r, KVB_OP_RELEASE, (uint32_t)n, pages), n);
+		key += (uint32_t)n;
+	}
+	for (unsigned half = 0; half < 2; half++) {
+		hash = raw_operand(&r, half * COPIED_KEYS * sizeof(*hash));
+		for (uint32_t key = 0; key < COPIED_KEYS; key++)
+			hash[key] = raw_hash(half ? COPIED_KEYS - 1 - key : key);
+	}
+	sqe.space = (uint16_t)r.geo.space;
+	sqe.ns = (uint16_t)r.ns.ns;
+	raise(SIGSTOP);
+	for (unsigned i = 0;; i++) {
+		sqe.operand = i % 2 * COPIED_KEYS * (uint32_t)sizeof(*hash);
+		raw_submit(&r, &sqe);
+		raw_poll(&r);
+	}
+}
+
+START_TEST(a_flood_of_copies)
+{
+	struct scene s;
+	uint64_t began;
+	pid_t pid;
+	int status;
+
+	scene_open(&s, OPTIONS("--host-tier", "64M"));
+	pid = child_start(prefetch_for_ever, &s.b);
+	ck_assert_int_eq(waitpid(pid, &status, WUNTRACED), pid);
+	ck_assert(WIFSTOPPED(status));
+	began = broker_stats(&s.b)->device[0].promoted;
+	kill(pid, SIGCONT);
+	EVENTUALLY(broker_stats(&s.b)->device[0].promoted >= began + COPIED_KEYS);
+	for (unsigned i = 0; i < 50; i++) /* whose evictions are copied too */
+		bystander_cycle(&s.by);
+	ck_assert_uint_lt(bystander_p99_ns(&s.by, SAMPLES), P99_BOUND_NS);
+	child_kill(pid);
+	scene_close(&s);
+}
+END_TEST
+
 /* ---- memory runs short -------------------------------------------------------------------------
  */
 
@@ -216,7 +284,7 @@ static unsigned next_type(struct raw *r)
 }
 
 /*
- * One grant message is in flight a client. Here it waits in the daemon (with fault points: the 13th
+ * One grant message is in flight a client. Here it waits in the daemon (with fault points: the 14th
  * message sent finds too many fds in flight) while its space is closed; a grant of another space
  * waits behind it and must still come.
  */
@@ -231,7 +299,7 @@ START_TEST(a_held_grant_of_a_closed_space_does_not_hold_up_others)
 	struct scene s;
 	unsigned type;
 
-	setenv("KVB_FAULT", "send:13:109", 1); /* ETOOMANYREFS */
+	setenv("KVB_FAULT", "send:14:109", 1); /* ETOOMANYREFS */
 	scene_open(&s, OPTIONS());
 	for (unsigned i = 0; i < 2; i++) {
 		raw_attach(&filler[i], &s.b, "other", NULL);
@@ -351,6 +419,7 @@ int main(void)
 		CASE(a_fenced_free_does_not_reach_the_next_space),
 		CASE(an_operator_gets_in_whoever_else_has),
 		CASE(a_held_grant_of_a_closed_space_does_not_hold_up_others),
+		CASE(a_flood_of_copies),
 		{ NULL, 0 },
 	};
 
