@@ -9,7 +9,7 @@ token sees through attention decides what comes next: KV of another prompt in a 
 tokens. vLLM's dummy weights are within 0.001 and show no such thing; with --config-only there are no
 others, which is enough to measure time.
 
-The tokenizer has a word for each token id, "w17": text and ids are the same thing.
+The tokenizer has a word for each token id, "w17".
 """
 
 import argparse
