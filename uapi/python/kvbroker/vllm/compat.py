@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where releases of vLLM differ, as far as the connector sees it. Works with 0.31 and 0.32.
+"""Where releases of vLLM differ, as far as the connector sees it: 0.31 and 0.32.
 
 What is here asks for the thing itself and not for a version, so that a release in between, or a
 build with a backport, is taken for what it is.
