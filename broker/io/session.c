@@ -360,10 +360,29 @@ static void session_leave(struct session *ss)
 	session_watch_end(ss);
 }
 
+#define LAST_WORDS_MAX 64
+
+/* A peer that has hung up may have said BYE before, behind what was not read yet. */
+static void session_hear_last_words(struct session *ss)
+{
+	struct kvb_msg_header h;
+
+	for (unsigned i = 0; i < LAST_WORDS_MAX && !ss->said_bye; i++) {
+		ssize_t n = recv(ss->fd, &h, sizeof(h), MSG_DONTWAIT | MSG_TRUNC);
+
+		if (n <= 0)
+			return;
+		ss->said_bye = n == (ssize_t)sizeof(h) && h.magic == KVB_MAGIC &&
+			       h.type == KVB_MSG_BYE && h.length == sizeof(h) && !h.nfds && !h.resv;
+	}
+}
+
 static void session_end(struct session *ss)
 {
 	struct server *s = ss->server;
 
+	if (ss->state == SESSION_ENGINE)
+		session_hear_last_words(ss);
 	loop_del(s->loop, &ss->doorbell);
 	loop_del(s->loop, &ss->socket);
 	close(ss->fd);

@@ -554,6 +554,35 @@ static void submit_for_ever(void *arg)
 	}
 }
 
+/* It hangs up with a goodbye that the daemon has not come to when it finds the peer gone. */
+START_TEST(fault_059_goodbye_behind_what_was_not_read)
+{
+	struct kvb_msg_header bad = { .magic = KVB_MAGIC,
+				      .type = KVB_MSG_SPACE_OPEN,
+				      .length = sizeof(bad) };
+	struct kvb_msg_header bye = { .magic = KVB_MAGIC,
+				      .type = KVB_MSG_BYE,
+				      .length = sizeof(bye) };
+	kvb_page_t page[4];
+	struct scene s;
+	struct raw r;
+
+	scene_open(&s, OPTIONS());
+	raw_attach(&r, &s.b, "default", NULL);
+	raw_space(&r, 64 << 10, 1);
+	ck_assert_int_eq(raw_grow(&r, 1, 1000), 1);
+	ck_assert_int_eq(raw_alloc(&r, 4, page), 4);
+	kill(s.b.pid, SIGSTOP);
+	raw_send(r.sock, &bad, sizeof(bad), NULL, 0);
+	raw_send(r.sock, &bye, sizeof(bye), NULL, 0);
+	raw_close(&r);
+	kill(s.b.pid, SIGCONT);
+	/* this process lives on, and nothing of it waits for its death */
+	EVENTUALLY(broker_stats(&s.b)->clients_n == 1);
+	scene_close(&s);
+}
+END_TEST
+
 START_TEST(fault_060_client_that_is_stopped)
 {
 	struct scene s;
@@ -738,6 +767,7 @@ int main(void)
 		CASE(fault_018_abstract_and_long_names),
 		CASE(fault_059_sigkill_at_every_step),
 		CASE(fault_059_disconnected_alive_waits_in_quarantine),
+		CASE(fault_059_goodbye_behind_what_was_not_read),
 		CASE(fault_060_client_that_is_stopped),
 		CASE(fault_062_one_direction_shut_down),
 		CASE(fault_063_peer_in_other_namespaces),
