@@ -248,7 +248,7 @@ bool core_tier_coming(const struct core *c, const struct core_space *s)
 {
 	const struct core_space *low = &c->spaces[s->below];
 
-	return !low->pages_free && (low->listed ? is_slab_near(c, low) : is_growing(c, low));
+	return !low->pages_free && is_slab_near(c, low);
 }
 
 /* Is there a copy of the page already? They find each other then. */
