@@ -83,8 +83,8 @@ static bool may_board(const struct engine *e, const struct engine_flight *f,
 {
 	const struct iovec *last = &f->iov[f->n_iov - 1];
 	const struct iovec *v = &io->iov[0];
-	const bool goes_on =
-		io->n_iov == 1 && (char *)last->iov_base + last->iov_len == (char *)v->iov_base;
+	const bool goes_on = io->n_iov == 1 &&
+			     (uintptr_t)last->iov_base + last->iov_len == (uintptr_t)v->iov_base;
 
 	if (io->op != f->op || io->alone || io->offset != f->offset + f->bytes ||
 	    f->bytes + io->bytes > ENGINE_FLIGHT_BYTES_MAX ||

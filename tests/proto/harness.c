@@ -457,24 +457,29 @@ void bystander_close(struct bystander *by)
 
 /* ---- scenes -------------------------------------------------------------------------------- */
 
-/* An arena that is still being filled gets further fds. */
-static bool arenas_are_filled(const struct broker *b)
+/* Until its arenas are filled and their movers serve, a daemon gets further fds. */
+static bool tiers_are_up(const struct broker *b)
 {
 	const struct stats_segment *seg = broker_stats(b);
+	bool arena = false, up = true;
 
 	for (uint32_t i = 0; i < seg->devices_n; i++) {
 		const struct stats_device *d = &seg->device[i];
 
-		if (d->kind == CORE_KIND_ARENA && d->filled_bytes < d->capacity_bytes)
-			return false;
+		if (d->kind == CORE_KIND_ARENA) {
+			arena = true;
+			up &= d->filled_bytes == d->capacity_bytes;
+		} else {
+			up &= d->below_ready != 0;
+		}
 	}
-	return true;
+	return up || !arena;
 }
 
 void scene_open(struct scene *s, const char *const *options)
 {
 	broker_start(&s->b, options);
-	EVENTUALLY(arenas_are_filled(&s->b));
+	EVENTUALLY(tiers_are_up(&s->b));
 	bystander_open(&s->by, &s->b, "default");
 	EVENTUALLY(broker_stats(&s->b)->clients_n == 1);
 	s->fds = broker_fds(&s->b, NULL);
