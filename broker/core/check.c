@@ -245,7 +245,7 @@ static int check_tier(const struct core *c, struct report *r, unsigned space)
 static int check_space(const struct core *c, struct report *r, unsigned space)
 {
 	const struct core_space *s = &c->spaces[space];
-	uint32_t slabs = 0, pages = 0, pages_free = 0, members = 0;
+	uint32_t slabs = 0, pages = 0, pages_free = 0, members = 0, creating = 0;
 
 	for (unsigned slot = 0; slot < s->slots; slot++) {
 		const struct core_slab *slab;
@@ -256,12 +256,15 @@ static int check_space(const struct core *c, struct report *r, unsigned space)
 		MUST(r, slab->state != CORE_SLAB_FREE && slab->space == space && slab->slot == slot,
 		     "space %u: slot %u holds a foreign slab", space, slot);
 		slabs++;
+		creating += slab->state == CORE_SLAB_CREATING;
 		pages += slab->state == CORE_SLAB_LIVE ? slab->pages : 0;
 		pages_free += slab->state == CORE_SLAB_LIVE ? slab->free : 0;
 	}
 	MUST(r, slabs == s->slabs && pages == s->pages && pages_free == s->pages_free,
 	     "space %u: counts %u slabs %u pages %u free, finds %u %u %u", space, s->slabs,
 	     s->pages, s->pages_free, slabs, pages, pages_free);
+	MUST(r, creating == s->creating, "space %u: counts %u slabs on their way, finds %u", space,
+	     s->creating, creating);
 	for (uint16_t i = s->member; i != CORE_NONE16; i = c->members[i].space_next, members++) {
 		MUST(r, members < s->members && c->members[i].used && c->members[i].space == space,
 		     "space %u: member list", space);

@@ -139,10 +139,7 @@ struct core_space_spec {
 };
 
 /* Joins (or makes) a space. Returns the client's handle for it, or -EINVAL -ENODEV -ENOSPC. */
-int core_space_join(struct core *c, unsigned client, const struct core_space_spec *spec);
-/* The same, without a group. */
-int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
-		    uint32_t regions, uint64_t stride_bytes, uint64_t tag);
+int core_space_open(struct core *c, unsigned client, const struct core_space_spec *spec);
 int core_space_close(struct core *c, unsigned client,
 		     uint32_t handle); /* -ENOENT -EBUSY pages or leases */
 

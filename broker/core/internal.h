@@ -94,6 +94,15 @@ static inline bool core_page_expired(const struct core *c, const struct core_pag
 	return p->expire_s && p->expire_s <= c->now_s;
 }
 
+/* A SEALED page that nobody uses: does it stay, as a candidate, or is it free? */
+static inline bool core_page_kept(const struct core *c, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+
+	return p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) &&
+	       core_slab_of(c, page)->state == CORE_SLAB_LIVE;
+}
+
 /* May a client be given what is in this page, if it can reach it? */
 static inline bool core_page_usable(const struct core *c, uint32_t page)
 {
@@ -237,8 +246,8 @@ void core_page_touch(struct core *c, uint32_t page);
 void core_page_forget(struct core *c, uint32_t page);
 /* What is under this page's key in another space; CORE_NONE. */
 uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_page *p);
-/* A page and its copy find, and lose, each other. going: the upper one is about to be evicted. */
-void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower, bool going);
+/* A page and its copy find, and lose, each other. */
+void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower);
 void core_tier_part(struct core *c, uint32_t page);
 /* Can pages of this space be written down and brought up now? */
 static inline bool core_tier_usable(const struct core *c, const struct core_space *s)

@@ -15,8 +15,7 @@
 void core_page_unleased(struct core *c, uint32_t page)
 {
 	struct core_page *p = &c->pages[page];
-	bool keep = p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) &&
-		    core_slab_of(c, page)->state == CORE_SLAB_LIVE;
+	bool keep = core_page_kept(c, page);
 
 	p->used_s = c->now_s;
 	if (p->state == CORE_PAGE_ARRIVING || (!keep && p->flags & CORE_PAGE_BUSY))

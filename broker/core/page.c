@@ -286,8 +286,8 @@ static bool is_worth_writing(const struct core *c, uint32_t page)
 {
 	const struct core_page *p = &c->pages[page];
 
-	return !(p->flags & CORE_PAGE_BELOW) && p->flags & CORE_PAGE_INDEXED &&
-	       !core_page_stale(c, p) && core_page_usable(c, page);
+	return !(p->flags & CORE_PAGE_BELOW) && core_page_kept(c, page) &&
+	       core_page_usable(c, page);
 }
 
 /*

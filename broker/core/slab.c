@@ -95,7 +95,8 @@ int core_slab_create(struct core *c, struct core_space *s)
 	slab->space = (uint16_t)core_space_index(c, s);
 	slab->slot = (uint16_t)slot;
 	slab->state = CORE_SLAB_CREATING;
-	slab->deadline_ns = c->now_ns;
+	s->creating++;
+	s->asked_ns = c->now_ns;
 	take_units(c, slab, first, units_of(slab));
 	s->slab_of_slot[slot] = (uint16_t)core_slab_index(c, slab);
 	s->slabs++;
@@ -109,6 +110,7 @@ void core_slab_created(struct core *c, unsigned index)
 	struct core_space *s = &c->spaces[slab->space];
 
 	assert(slab->state == CORE_SLAB_CREATING);
+	s->creating--;
 	for (uint32_t i = 0; i < slab->pages; i++) {
 		struct core_page *p = &c->pages[slab->base + i];
 
@@ -155,6 +157,7 @@ static void slab_release(struct core *c, struct core_slab *slab)
 void core_slab_failed(struct core *c, unsigned index)
 {
 	assert(c->slabs[index].state == CORE_SLAB_CREATING);
+	c->spaces[c->slabs[index].space].creating--;
 	slab_release(c, &c->slabs[index]);
 }
 

@@ -211,7 +211,7 @@ static struct core_member *member_take(struct core *c, unsigned tenant)
 	return found;
 }
 
-int core_space_join(struct core *c, unsigned client, const struct core_space_spec *spec)
+int core_space_open(struct core *c, unsigned client, const struct core_space_spec *spec)
 {
 	struct core_client *cl = &c->clients[client];
 	struct core_space like = {
@@ -257,20 +257,6 @@ int core_space_join(struct core *c, unsigned client, const struct core_space_spe
 	cl->member[handle] = (uint16_t)core_member_index(c, m);
 	core_member_kick(c, m);
 	return handle;
-}
-
-int core_space_open(struct core *c, unsigned client, uint32_t kind, uint32_t ordinal,
-		    uint32_t regions, uint64_t stride_bytes, uint64_t tag)
-{
-	const struct core_space_spec spec = {
-		.kind = kind,
-		.ordinal = ordinal,
-		.regions = regions,
-		.stride_bytes = stride_bytes,
-		.tag = tag,
-	};
-
-	return core_space_join(c, client, &spec);
 }
 
 void core_space_try_free(struct core *c, struct core_space *s)

@@ -145,7 +145,7 @@ struct core_slab {
 	uint8_t todo;    /* on the list of slabs the device has work for */
 	uint8_t retired; /* its memory is bad: nothing is read from it that need not be */
 	uint8_t resv;
-	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts; CREATING: asked for */
+	uint64_t deadline_ns; /* DRAINING: when the revocation policy acts */
 	uint64_t grace_ns;
 };
 
@@ -177,6 +177,8 @@ struct core_space {
 	uint32_t ripe_first; /* what goes next, in order, most of it with a copy below */
 	uint32_t ripe_last;
 	uint32_t ripe;
+	uint32_t creating;     /* slabs that the device was asked for */
+	uint64_t asked_ns;     /* when it was last asked */
 	uint32_t hungry_s;     /* in a lower tier: second in which it was last refused a slab; 0 */
 	uint32_t falling;      /* transfers down from here */
 	uint32_t rising;       /* transfers up to here */

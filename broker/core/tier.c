@@ -126,12 +126,12 @@ uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_
 		c, core_index_mix(c, core_index_seed(c, space, p->ns, p->salt), &p->hash), &key);
 }
 
-void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower, bool going)
+void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower)
 {
 	assert(c->pages[upper].flags & CORE_PAGE_INDEXED);
 	assert(c->pages[lower].flags & CORE_PAGE_INDEXED);
 	c->pages[upper].flags |= CORE_PAGE_BELOW;
-	c->pages[lower].flags |= CORE_PAGE_ABOVE | (going ? 0 : CORE_PAGE_SPARE);
+	c->pages[lower].flags |= CORE_PAGE_ABOVE | CORE_PAGE_SPARE; /* until the other is ripe */
 	if (!(c->pages[lower].flags & CORE_PAGE_BUSY))
 		core_page_touch(c, lower);
 }
@@ -162,28 +162,10 @@ void core_tier_part(struct core *c, uint32_t page)
 
 /* ---- room below ---------------------------------------------------------------------------- */
 
-static bool is_growing(const struct core *c, const struct core_space *low)
-{
-	for (unsigned slot = 0; slot < low->slots; slot++) {
-		unsigned slab = low->slab_of_slot[slot];
-
-		if (slab != CORE_NONE16 && c->slabs[slab].state == CORE_SLAB_CREATING)
-			return true;
-	}
-	return false;
-}
-
 /* A slab is on its way, and not for so long that it may be long: an arena that is being filled. */
 static bool is_slab_near(const struct core *c, const struct core_space *low)
 {
-	for (unsigned slot = 0; slot < low->slots; slot++) {
-		unsigned slab = low->slab_of_slot[slot];
-
-		if (slab != CORE_NONE16 && c->slabs[slab].state == CORE_SLAB_CREATING &&
-		    c->now_ns < c->slabs[slab].deadline_ns + SLAB_NEAR_NS)
-			return true;
-	}
-	return false;
+	return low->creating && c->now_ns < low->asked_ns + SLAB_NEAR_NS;
 }
 
 /* Another space of the tenant has nothing to write to and less than this one: it goes first. */
@@ -204,10 +186,11 @@ static bool is_sibling_hungry(const struct core *c, const struct core_space *low
 static void grow_low(struct core *c, struct core_space *low, uint32_t n)
 {
 	uint32_t want = n + low->pages_per_slab / GROW_PART;
-	uint32_t slabs = (want - low->pages_free + low->pages_per_slab - 1) / low->pages_per_slab;
+	uint32_t slabs;
 
-	if (low->pages_free >= want || is_growing(c, low) || is_sibling_hungry(c, low))
+	if (low->pages_free >= want || low->creating || is_sibling_hungry(c, low))
 		return;
+	slabs = (want - low->pages_free + low->pages_per_slab - 1) / low->pages_per_slab;
 	low->used_ns = c->now_ns;
 	low->hungry_s = core_space_add_slabs(c, low, slabs, NULL) <= 0 ? c->now_s : 0;
 }
@@ -261,7 +244,7 @@ static bool is_below(struct core *c, struct core_space *s, uint32_t page)
 		return true;
 	there = core_tier_find(c, s->below, &c->pages[page]);
 	if (there != CORE_NONE && core_page_usable(c, there)) {
-		core_tier_pair(c, page, there, !c->pages[page].leases);
+		core_tier_pair(c, page, there);
 		return true;
 	}
 	if (there != CORE_NONE)
@@ -354,8 +337,7 @@ static bool ripen_one(struct core *c, struct core_space *s, uint32_t page)
 
 	if (p->flags & CORE_PAGE_BUSY) /* its transfer makes it ripe */
 		return false;
-	if (core_slab_of(c, page)->state != CORE_SLAB_LIVE || !(p->flags & CORE_PAGE_INDEXED) ||
-	    core_page_stale(c, p) || core_page_expired(c, p) || p->flags & CORE_PAGE_PENDING) {
+	if (!core_page_kept(c, page) || !core_page_usable(c, page)) {
 		core_page_discard(c, page);
 		return false;
 	}

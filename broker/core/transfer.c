@@ -118,13 +118,11 @@ void core_device_below_ready(struct core *c, unsigned device, bool ready)
 /* A page that was read: as it would be had nobody read it. */
 static void settle(struct core *c, uint32_t page)
 {
-	struct core_page *p = &c->pages[page];
-	bool keep = p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) &&
-		    core_slab_of(c, page)->state == CORE_SLAB_LIVE;
+	const struct core_page *p = &c->pages[page];
 
 	if (p->leases)
 		return;
-	if (!keep)
+	if (!core_page_kept(c, page))
 		core_page_discard(c, page);
 	else if (!(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED | CORE_PAGE_RIPE)))
 		core_page_touch(c, page);
@@ -142,13 +140,12 @@ static void down_done(struct core *c, const struct core_transfer *t, int error, 
 		core_page_index(c, t->to);
 		c->pages[t->to].flags |= p->flags & CORE_PAGE_PENDING;
 		c->sums[t->to] = sum;
-		core_tier_pair(c, t->from, t->to, !p->leases);
+		core_tier_pair(c, t->from, t->to);
 		d->demoted++;
 		d->demoted_bytes += s->regions * s->stride_bytes;
 	}
 	settle(c, t->to);
-	if (!p->leases && p->flags & CORE_PAGE_INDEXED && !core_page_stale(c, p) &&
-	    core_slab_of(c, t->from)->state == CORE_SLAB_LIVE &&
+	if (!p->leases && core_page_kept(c, t->from) &&
 	    !(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED)))
 		core_ripe_append(c, s, t->from);
 	else
@@ -171,7 +168,7 @@ static void up_done(struct core *c, const struct core_transfer *t, int error)
 		d->promoted++;
 		d->promoted_bytes += s->regions * s->stride_bytes;
 		if (p->flags & CORE_PAGE_INDEXED && low->flags & CORE_PAGE_INDEXED)
-			core_tier_pair(c, t->to, t->from, false);
+			core_tier_pair(c, t->to, t->from);
 	}
 	if (error == -EBADMSG) {
 		d->checksum_misses++;

@@ -328,7 +328,7 @@ static int message_space_open(struct session *ss, const union message *m, size_t
 		resv |= msg->resv[i];
 	if (resv)
 		return -EINVAL;
-	handle = core_space_join(&ss->server->core, ss->client, &spec);
+	handle = core_space_open(&ss->server->core, ss->client, &spec);
 	if (handle >= 0)
 		return space_reply(ss, (uint32_t)handle);
 	switch (handle) {

@@ -134,9 +134,8 @@ enum ops_verdict op_load(struct ring *r, struct ring_op *op, struct kvb_cqe *cqe
 	op->lead += core_load_arrived(&s->core, m, pages + op->lead, op->done - op->lead, &failed);
 	if (failed)
 		s->core.h->n.load_failed++;
-	if (failed || (op->lead == op->done && (op->broken || op->done == op->sqe.count)))
-		return load_done(r, op, cqe, units);
-	if (s->now_ns >= op->until_ns)
+	if (failed || s->now_ns >= op->until_ns ||
+	    (op->lead == op->done && (op->broken || op->done == op->sqe.count)))
 		return load_done(r, op, cqe, units);
 	return *units || stuck ? OPS_PARK : OPS_MORE;
 }

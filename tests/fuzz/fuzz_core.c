@@ -114,7 +114,10 @@ static void start(struct fuzz *f, void *mem)
 	MUST(core_tenant_set(&f->c, &tenant, false, why, sizeof(why)) == 0);
 	for (unsigned i = 0; i < 2; i++) {
 		MUST(core_client_open(&f->c, 0, 0, 1, "c") == (int)i);
-		MUST(core_space_open(&f->c, i, KVB_DEVICE_HOST, 0, 1, 256 << 10, 0) == 0);
+		MUST(core_space_open(&f->c, i,
+				     &(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+								.regions = 1,
+								.stride_bytes = 256 << 10 }) == 0);
 		f->member[i] = core_member_get(&f->c, i, 0);
 		MUST(core_ns_open(&f->c, i, &open, &info) == 0);
 	}

@@ -222,8 +222,13 @@ void op_space_open(struct world *w)
 	bool fits = w->m.device[device].capacity_bytes / w->m.device[device].handle_bytes >=
 		    shapes[shape].handles * shapes[shape].regions;
 	bool full = space_tables_full(w, cl, space);
-	int r = core_space_open(&w->c, (unsigned)client, KVB_DEVICE_HOST, (uint32_t)device,
-				shapes[shape].regions, shapes[shape].stride_bytes, tag);
+	int r = core_space_open(
+		&w->c, (unsigned)client,
+		&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+					   .ordinal = (uint32_t)device,
+					   .regions = shapes[shape].regions,
+					   .stride_bytes = shapes[shape].stride_bytes,
+					   .tag = tag });
 	world_trace(w, (uint64_t)(int64_t)r);
 	world_say(w, "client %d opens space of shape %u: %d", client, shape, r);
 	for (unsigned h = 0; h < KVB_SPACES_MAX; h++) {

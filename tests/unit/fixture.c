@@ -96,7 +96,10 @@ unsigned fixture_client(struct fixture *f, unsigned tenant)
 
 struct core_member *fixture_space(struct fixture *f, unsigned client, uint64_t stride_bytes)
 {
-	int r = core_space_open(&f->c, client, KVB_DEVICE_HOST, 0, 1, stride_bytes, 0);
+	int r = core_space_open(&f->c, client,
+				&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+							   .regions = 1,
+							   .stride_bytes = stride_bytes });
 	struct core_member *m;
 
 	ck_assert_int_ge(r, 0);

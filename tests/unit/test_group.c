@@ -24,7 +24,7 @@ static int join(unsigned who, uint32_t ranks, uint32_t number, uint64_t group)
 		.rank = number,
 	};
 
-	return core_space_join(&f.c, who, &spec);
+	return core_space_open(&f.c, who, &spec);
 }
 
 /* Three ranks of group 7, a client each, a slab of eight pages each. */
@@ -196,7 +196,7 @@ START_TEST(a_rank_that_came_back_with_other_pages)
 					.group = 7,
 					.ranks = RANKS };
 	start();
-	int handle = core_space_join(&f.c, client[0], &spec);
+	int handle = core_space_open(&f.c, client[0], &spec);
 	ck_assert_int_ge(handle, 0);
 	rank[0] = core_member_get(&f.c, client[0], (uint32_t)handle);
 	fixture_grow(&f, rank[0], 1);

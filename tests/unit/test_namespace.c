@@ -259,8 +259,12 @@ START_TEST(i10_no_tenant_takes_all_namespaces_or_spaces)
 			struct kvb_ns_info info;
 
 			names[t] += core_ns_open(&f.c, client, &open, &info) == 0;
-			spaces[t] += core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, 1, STRIDE_8,
-						     i) >= 0;
+			spaces[t] +=
+				core_space_open(&f.c, client,
+						&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+									   .regions = 1,
+									   .stride_bytes = STRIDE_8,
+									   .tag = i }) >= 0;
 		}
 	}
 	ck_assert_uint_eq(names[0], 4);

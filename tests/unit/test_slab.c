@@ -22,7 +22,10 @@ static const struct core_limits many_pages = { .pages = 65536,
 /* Opens a space; returns its record. */
 static const struct core_space *open_space(unsigned client, uint32_t regions, uint64_t stride_bytes)
 {
-	int r = core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, regions, stride_bytes, 0);
+	int r = core_space_open(&f.c, client,
+				&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+							   .regions = regions,
+							   .stride_bytes = stride_bytes });
 
 	ck_assert_msg(r >= 0, "%u regions of %llu bytes: %d", regions,
 		      (unsigned long long)stride_bytes, r);
@@ -65,7 +68,10 @@ START_TEST(page_ids_of_tiny_pages_fit_32_bits)
 	ck_assert_int_eq(
 		core_device_add(&f.c, KVB_DEVICE_HOST, 1, "host:1", 512ull << 30, 512ull << 20), 1);
 	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
-	int handle = core_space_open(&f.c, client, KVB_DEVICE_HOST, 1, 1, 64, 0);
+	int handle = core_space_open(
+		&f.c, client,
+		&(struct core_space_spec){
+			.kind = KVB_DEVICE_HOST, .ordinal = 1, .regions = 1, .stride_bytes = 64 });
 	ck_assert_int_ge(handle, 0);
 	const struct core_space *s =
 		&f.c.spaces[core_member_get(&f.c, client, (uint32_t)handle)->space];
@@ -135,14 +141,28 @@ START_TEST(fault_038_bad_geometry_is_einval)
 	fixture_start(&f, NULL, 8);
 	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-		ck_assert_int_eq(core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, bad[i].regions,
-						 bad[i].stride_bytes, 0),
+		ck_assert_int_eq(core_space_open(&f.c, client,
+						 &(struct core_space_spec){
+							 .kind = KVB_DEVICE_HOST,
+							 .regions = bad[i].regions,
+							 .stride_bytes = bad[i].stride_bytes }),
 				 -EINVAL);
-	ck_assert_int_eq(core_space_open(&f.c, client, KVB_DEVICE_CUDA, 0, 1, 64 << 10, 0),
+	ck_assert_int_eq(core_space_open(&f.c, client,
+					 &(struct core_space_spec){ .kind = KVB_DEVICE_CUDA,
+								    .regions = 1,
+								    .stride_bytes = 64 << 10 }),
 			 -ENODEV);
-	ck_assert_int_eq(core_space_open(&f.c, client, KVB_DEVICE_HOST, 1, 1, 64 << 10, 0),
+	ck_assert_int_eq(core_space_open(&f.c, client,
+					 &(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+								    .ordinal = 1,
+								    .regions = 1,
+								    .stride_bytes = 64 << 10 }),
 			 -ENODEV);
-	ck_assert_int_eq(core_space_open(&f.c, client, 99, 0, 1, 64 << 10, 0), -ENODEV);
+	ck_assert_int_eq(core_space_open(&f.c, client,
+					 &(struct core_space_spec){ .kind = 99,
+								    .regions = 1,
+								    .stride_bytes = 64 << 10 }),
+			 -ENODEV);
 	ck_assert_ptr_null(core_member_get(&f.c, client, 0));
 	ck_assert_ptr_null(core_member_get(&f.c, client, UINT32_MAX));
 	fixture_end(&f);

@@ -77,7 +77,11 @@ START_TEST(a_space_comes_with_one_below)
 	ck_assert_uint_eq(low_of(m)->above, m->space);
 	ck_assert_uint_eq(low_of(m)->stride_bytes, STRIDE_8);
 	ck_assert_uint_eq(low_of(m)->members, 0);
-	ck_assert_int_eq(core_space_open(&f.c, 0, CORE_KIND_ARENA, 0, 1, STRIDE_8, 0), -ENODEV);
+	ck_assert_int_eq(core_space_open(&f.c, 0,
+					 &(struct core_space_spec){ .kind = CORE_KIND_ARENA,
+								    .regions = 1,
+								    .stride_bytes = STRIDE_8 }),
+			 -ENODEV);
 	/* they end together */
 	unsigned client = m->client, low = space_of(m)->below, upper = m->space;
 	core_client_dead(&f.c, client);
@@ -361,7 +365,11 @@ START_TEST(spaces_of_a_tenant_share_an_arena)
 	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
 	ck_assert_uint_eq(fixture_ns(&f, client, 1, KVB_NS_ADMIN), 0);
 	for (unsigned i = 0; i < 8; i++) {
-		int r = core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, 1, STRIDE_32, i);
+		int r = core_space_open(&f.c, client,
+					&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+								   .regions = 1,
+								   .stride_bytes = STRIDE_32,
+								   .tag = i });
 		ck_assert_int_ge(r, 0);
 		m[i] = core_member_get(&f.c, client, (uint32_t)r);
 		fixture_grow(&f, m[i], 1);
@@ -394,7 +402,11 @@ START_TEST(what_work_revokes_it_walks)
 	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
 	ck_assert_uint_eq(fixture_ns(&f, client, 1, KVB_NS_ADMIN), 0);
 	for (unsigned i = 0; i < 2; i++) {
-		int r = core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, 1, STRIDE_32, i);
+		int r = core_space_open(&f.c, client,
+					&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+								   .regions = 1,
+								   .stride_bytes = STRIDE_32,
+								   .tag = i });
 		m[i] = core_member_get(&f.c, client, (uint32_t)r);
 		fixture_grow(&f, m[i], 2);
 	}
@@ -420,7 +432,11 @@ START_TEST(hunger_passes)
 	ck_assert_uint_eq(fixture_ns(&f, client, 1, KVB_NS_ADMIN), 0);
 	struct core_member *m[2];
 	for (unsigned i = 0; i < 2; i++) {
-		int r = core_space_open(&f.c, client, KVB_DEVICE_HOST, 0, 1, STRIDE_32, i);
+		int r = core_space_open(&f.c, client,
+					&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+								   .regions = 1,
+								   .stride_bytes = STRIDE_32,
+								   .tag = i });
 		m[i] = core_member_get(&f.c, client, (uint32_t)r);
 		fixture_grow(&f, m[i], 2);
 	}

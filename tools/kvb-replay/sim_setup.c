@@ -83,8 +83,11 @@ static int open_client(struct sim *s, unsigned tenant, const char *name, unsigne
 
 	if (client < 0)
 		return client;
-	handle = core_space_open(&s->core, (unsigned)client, KVB_DEVICE_HOST, 0, 1,
-				 SLAB_BYTES / s->slab_pages, 0);
+	handle = core_space_open(
+		&s->core, (unsigned)client,
+		&(struct core_space_spec){ .kind = KVB_DEVICE_HOST,
+					   .regions = 1,
+					   .stride_bytes = SLAB_BYTES / s->slab_pages });
 	if (handle < 0)
 		return handle;
 	s->core.clients[client].leases_max = s->core.h->limits.leases;
