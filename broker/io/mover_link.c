@@ -28,6 +28,7 @@
 #include "broker/io/log.h"
 #include "broker/io/server.h"
 #include "broker/io/shm.h"
+#include "broker/owner/datagram.h"
 
 #define LINK_WINDOW 32u                  /* requests unanswered: bounds the fds under way */
 #define LINK_START_NS 60000000000ull     /* a driver may take its time */
@@ -232,39 +233,18 @@ static struct link_request *link_request(struct mover_link *link, uint32_t index
 static int link_send(struct mover_link *link, const struct mover_request *request, const int *fds,
 		     uint32_t n)
 {
-	union {
-		char room[CMSG_SPACE(MOVER_FDS_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control = { .room = { 0 } };
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)request, .iov_len = sizeof(*request) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	ssize_t sent;
+	int error = fault_fails("mover-send")
+			    ? -errno
+			    : datagram_send(link->process.fd, request, sizeof(*request), fds, n,
+					    MSG_DONTWAIT);
 
-	if (n) {
-		struct cmsghdr *c;
-
-		msg.msg_control = control.room;
-		msg.msg_controllen = CMSG_SPACE(n * sizeof(int));
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(n * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, n * sizeof(int));
-	}
-	sent = fault_fails("mover-send")
-		       ? -1
-		       : sendmsg(link->process.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (sent >= 0)
-		return 0;
-	switch (errno) {
-	case EAGAIN:
-	case EINTR:
-	case ENOBUFS:
-	case ENOMEM:
-	case ETOOMANYREFS: /* fds under way: it takes them out */
+	switch (error) {
+	case -ENOBUFS:
+	case -ENOMEM:
+	case -ETOOMANYREFS: /* fds under way: it takes them out */
 		return -EAGAIN;
 	default:
-		return -errno;
+		return error;
 	}
 }
 

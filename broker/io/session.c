@@ -32,6 +32,7 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
+#include "broker/owner/datagram.h"
 
 /* A process that outlives its session by this much was not dying: its death is a notice of its own.
  */
@@ -255,52 +256,21 @@ bool session_hung_up(const struct session *ss)
 
 int session_send(struct session *ss, const void *msg, size_t bytes, const int *fds, unsigned nfds)
 {
-	union {
-		struct cmsghdr align;
-		char room[CMSG_SPACE(KVB_GRANT_FDS_MAX * sizeof(int))];
-	} control;
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)msg, .iov_len = bytes };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-	ssize_t n;
+	int error;
 
-	assert(nfds <= KVB_GRANT_FDS_MAX);
 	if (ss->condemned || ss->fd < 0)
 		return -EPIPE;
-	if (nfds) {
-		struct cmsghdr *c;
-
-		memset(&control, 0, sizeof(control));
-		m.msg_control = &control;
-		m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
-		c = CMSG_FIRSTHDR(&m);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
-	}
-	do {
-		n = fault_fails("send") ? -1 : sendmsg(ss->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} while (n < 0 && errno == EINTR);
-	if (n >= 0) {
-		if (ss->ring)
-			ring_message_sent(ss->ring);
-		return 0;
-	}
-	if (errno == EAGAIN && ss->state == SESSION_ADMIN) {
+	error = fault_fails("send") ? -errno
+				    : datagram_send(ss->fd, msg, bytes, fds, nfds, MSG_DONTWAIT);
+	if (!error && ss->ring)
+		ring_message_sent(ss->ring);
+	else if (error == -EAGAIN && ss->state == SESSION_ADMIN)
 		session_block(ss);
-		return -EAGAIN;
-	}
-	if (errno == EAGAIN) {
+	else if (error == -EAGAIN)
 		session_condemn(ss, "it does not read its socket");
-		return -EAGAIN;
-	}
-	if (errno == EPIPE || errno == ECONNRESET) {
-		int error = -errno;
-
+	else if (error == -EPIPE || error == -ECONNRESET)
 		session_condemn(ss, NULL);
-		return error;
-	}
-	return -errno;
+	return error;
 }
 
 int session_send_error(struct session *ss, int error, const char *fmt, ...)

@@ -34,6 +34,7 @@
 #include "broker/io/log.h"
 #include "broker/mover/batch.h"
 #include "broker/mover/point.h"
+#include "broker/owner/datagram.h"
 #include "cuda_driver/gpu.h"
 
 #define TIMER_SLACK_NS 1000ul /* sleeps are tens of us; the usual slack is 50 us */
@@ -56,67 +57,10 @@ static uint64_t clock_ns(void)
 
 /* ---- the socket ---------------------------------------------------------------------------- */
 
-static int side_send(const void *msg, size_t bytes)
-{
-	ssize_t sent;
-
-	do {
-		sent = send(MOVER_FD, msg, bytes, MSG_NOSIGNAL);
-	} while (sent < 0 && errno == EINTR);
-	return sent < 0 ? -errno : 0;
-}
-
 struct side_message {
 	struct mover_request request;
-	int fds[MOVER_FDS_MAX];
-	uint32_t n;
-	bool truncated; /* fds of it are missing: this process has no room for them */
+	struct datagram_fds fds;
 };
-
-static void message_take_fds(struct msghdr *header, struct side_message *ret)
-{
-	ret->n = 0;
-	ret->truncated = header->msg_flags & MSG_CTRUNC;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		ret->n = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(ret->fds, CMSG_DATA(c), ret->n * sizeof(int));
-	}
-}
-
-static void message_close_fds(const struct side_message *message)
-{
-	for (uint32_t i = 0; i < message->n; i++)
-		close(message->fds[i]);
-}
-
-/* 1: a message; 0: none now; -ENOTCONN: the daemon has gone; -EPROTO. */
-static int message_receive(struct side_message *ret)
-{
-	union {
-		char room[CMSG_SPACE(MOVER_FDS_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { .iov_base = &ret->request, .iov_len = sizeof(ret->request) };
-	struct msghdr header = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.room,
-		.msg_controllen = sizeof(control.room),
-	};
-	ssize_t n = recvmsg(MOVER_FD, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
-		return 0;
-	if (n <= 0)
-		return -ENOTCONN;
-	message_take_fds(&header, ret);
-	if (n == (ssize_t)sizeof(ret->request) && !(header.msg_flags & MSG_TRUNC))
-		return 1;
-	message_close_fds(ret);
-	return -EPROTO;
-}
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
@@ -125,16 +69,16 @@ static int side_ring(struct mover_side *side, const struct side_message *message
 {
 	int error = -EEXIST;
 
-	if (message->n != 3)
+	if (message->fds.n != 3)
 		error = -EINVAL;
 	else if (!side->queue.mem)
-		error = mover_queue_open(&side->queue, message->fds[0], message->fds[1],
-					 message->fds[2]);
+		error = mover_queue_open(&side->queue, message->fds.fd[0], message->fds.fd[1],
+					 message->fds.fd[2]);
 	if (!error) {
-		close(message->fds[0]);
+		close(message->fds.fd[0]);
 		return 0;
 	}
-	message_close_fds(message);
+	datagram_close_fds(&message->fds);
 	snprintf(why, MOVER_WHY_BYTES, "the ring cannot be used: %s", strerror(-error));
 	return error;
 }
@@ -144,11 +88,11 @@ static int side_chunk(struct mover_side *side, const struct side_message *messag
 	const struct mover_request *request = &message->request;
 	int error = -EINVAL;
 
-	if (message->n == 1)
-		error = mover_memory_chunk(&side->memory, request, message->fds[0], why);
+	if (message->fds.n == 1)
+		error = mover_memory_chunk(&side->memory, request, message->fds.fd[0], why);
 	else
 		snprintf(why, MOVER_WHY_BYTES, "a chunk is one fd");
-	message_close_fds(message);
+	datagram_close_fds(&message->fds);
 	if (error || request->id != 0 || request->sums == 0)
 		return error;
 	error = mover_sums_open(&side->sums, request->sums, side->memory.chunk[0].mem);
@@ -161,7 +105,7 @@ static int side_chunk(struct mover_side *side, const struct side_message *messag
 /* What carries no fds; those that came all the same are closed. */
 static int side_plain(struct mover_side *side, const struct side_message *message, char *why)
 {
-	message_close_fds(message);
+	datagram_close_fds(&message->fds);
 	if (message->request.type == MOVER_LOWER)
 		return mover_memory_lower(&side->memory, &message->request, why);
 	return mover_memory_drop(&side->memory, message->request.id, why);
@@ -180,20 +124,20 @@ static int side_request(struct mover_side *side, const struct side_message *mess
 		reply.error = side_chunk(side, message, reply.why);
 		break;
 	case MOVER_SLAB:
-		reply.error = mover_memory_slab(&side->memory, &message->request, message->fds,
-						message->n, message->truncated, reply.why);
+		reply.error = mover_memory_slab(&side->memory, &message->request, message->fds.fd,
+						message->fds.n, message->fds.lost, reply.why);
 		break;
 	case MOVER_LOWER:
 	case MOVER_DROP:
 		reply.error = side_plain(side, message, reply.why);
 		break;
 	default:
-		message_close_fds(message);
+		datagram_close_fds(&message->fds);
 		return -EPROTO;
 	}
 	if (reply.error > 0)
 		return 0; /* more of this slab is to come */
-	if (side_send(&reply, sizeof(reply)) < 0)
+	if (datagram_send(MOVER_FD, &reply, sizeof(reply), NULL, 0, 0) < 0)
 		return -ENOTCONN;
 	return gpu_mover_is_spoilt(side->gpu) ? -EIO : 0;
 }
@@ -240,11 +184,13 @@ static int side_serve(struct mover_side *side)
 
 	while (did >= 0) {
 		if (side_sleep(side, did ? 0 : mover_batches_wait_ns(&side->batches))) {
-			error = message_receive(&message);
-			if (error > 0)
+			error = datagram_receive(MOVER_FD, &message.request,
+						 sizeof(message.request), MSG_DONTWAIT,
+						 &message.fds);
+			if (!error)
 				error = side_request(side, &message);
-			if (error)
-				return error;
+			if (error && error != -EAGAIN)
+				return error == -EPIPE ? -ENOTCONN : error;
 		}
 		if (side->queue.mem)
 			did = mover_batches_turn(&side->batches, clock_ns());
@@ -263,7 +209,7 @@ static int side_open(struct mover_side *side, uint32_t kind, uint32_t ordinal)
 	hello.error = gpu_mover_open(kind, ordinal, &side->gpu, hello.why, sizeof(hello.why));
 	if (hello.error && !hello.why[0])
 		snprintf(hello.why, sizeof(hello.why), "%s", strerror(-hello.error));
-	sent = side_send(&hello, sizeof(hello));
+	sent = datagram_send(MOVER_FD, &hello, sizeof(hello), NULL, 0, 0);
 	if (hello.error || sent)
 		return hello.error ? hello.error : sent;
 	side->queue = MOVER_QUEUE_NONE;

@@ -26,6 +26,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "broker/owner/datagram.h"
 #include "broker/owner/wire.h"
 #include "cuda_driver/cuda_api.h"
 #include "cuda_driver/cuda_error.h"
@@ -49,29 +50,7 @@ struct owner_side {
 
 static int side_send(const void *msg, size_t bytes, const int *fds, uint32_t n)
 {
-	union {
-		char room[CMSG_SPACE(WIRE_FDS_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control = { .room = { 0 } };
-	struct iovec iov = { .iov_base = (void *)(uintptr_t)msg, .iov_len = bytes };
-	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1 };
-	ssize_t sent;
-
-	if (n) {
-		struct cmsghdr *c;
-
-		header.msg_control = control.room;
-		header.msg_controllen = CMSG_SPACE(n * sizeof(int));
-		c = CMSG_FIRSTHDR(&header);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(n * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, n * sizeof(int));
-	}
-	do {
-		sent = sendmsg(WIRE_FD, &header, MSG_NOSIGNAL);
-	} while (sent < 0 && errno == EINTR);
-	return sent < 0 ? -errno : 0;
+	return datagram_send(WIRE_FD, msg, bytes, fds, n, 0);
 }
 
 /* ---- blocks -------------------------------------------------------------------------------- */

@@ -25,6 +25,7 @@
 
 #include "broker/core/core.h"
 #include "broker/io/fault.h"
+#include "broker/owner/datagram.h"
 #include "broker/owner/owner.h"
 #include "broker/owner/process.h"
 #include "broker/owner/wire.h"
@@ -153,45 +154,15 @@ static int owner_start(struct owner *o)
 
 /* ---- messages ------------------------------------------------------------------------------ */
 
-/* fds of the message to ret_fds, at most WIRE_FDS_MAX; ret_n < 0: the kernel could not give all. */
-static void owner_take_fds(struct msghdr *msg, int *ret_fds, int *ret_n)
-{
-	int n = 0;
-
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		n = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(ret_fds, CMSG_DATA(c), (size_t)n * sizeof(int));
-	}
-	if (msg->msg_flags & MSG_CTRUNC) {
-		for (int i = 0; i < n; i++)
-			close(ret_fds[i]);
-		n = -1;
-	}
-	*ret_n = n;
-}
-
 /*
  * One message of exactly `bytes`. 0; -ETIME: not until then; -EPIPE: the owner is gone; -EPROTO: it
  * is of another size.
  */
-static int owner_receive(struct owner *o, uint64_t until_ns, void *ret, size_t bytes, int *ret_fds,
-			 int *ret_n)
+static int owner_receive(struct owner *o, uint64_t until_ns, void *ret, size_t bytes,
+			 struct datagram_fds *ret_fds)
 {
-	union {
-		char room[CMSG_SPACE(WIRE_FDS_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { .iov_base = ret, .iov_len = bytes };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.room,
-		.msg_controllen = sizeof(control.room),
-	};
 	struct pollfd pfd = { .fd = o->process.fd, .events = POLLIN };
-	ssize_t n;
+	int error;
 
 	do {
 		uint64_t now_ns = owner_clock_ns();
@@ -201,19 +172,21 @@ static int owner_receive(struct owner *o, uint64_t until_ns, void *ret, size_t b
 			return -ETIME;
 		if (poll(&pfd, 1, (int)rest_ms) <= 0)
 			continue;
-		n = recvmsg(pfd.fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			continue;
-		break;
+		error = datagram_receive(pfd.fd, ret, bytes, MSG_DONTWAIT, ret_fds);
+		if (error != -EAGAIN)
+			return error;
 	} while (true);
-	if (n <= 0)
-		return -EPIPE;
-	owner_take_fds(&msg, ret_fds, ret_n);
-	if ((size_t)n == bytes && !(msg.msg_flags & MSG_TRUNC))
-		return 0;
-	for (int i = 0; i < *ret_n; i++)
-		close(ret_fds[i]);
-	return -EPROTO;
+}
+
+/* A message that carries no fds: those that come all the same are closed. */
+static int owner_receive_plain(struct owner *o, uint64_t until_ns, void *ret, size_t bytes)
+{
+	struct datagram_fds fds;
+	int error = owner_receive(o, until_ns, ret, bytes, &fds);
+
+	if (error == 0)
+		datagram_close_fds(&fds);
+	return error;
 }
 
 /* Gives the owner up. */
@@ -279,17 +252,15 @@ static void owner_look(struct gpu_device *dev)
 	const struct wire_request request = { .type = WIRE_LOOK };
 	struct owner *o = owner_of(dev);
 	struct wire_reply reply;
-	int fds[WIRE_FDS_MAX], n = 0, error;
+	int error;
 
 	if (o->process.fd < 0 || !o->greeted || !o->looks || owner_is_cancelled(o) ||
 	    process_dead(&o->process))
 		return;
 	error = owner_send(o, &request);
 	if (error == 0)
-		error = owner_receive(o, owner_clock_ns() + o->cfg.deadline_ns, &reply,
-				      sizeof(reply), fds, &n);
-	for (int i = 0; error == 0 && i < n; i++)
-		close(fds[i]);
+		error = owner_receive_plain(o, owner_clock_ns() + o->cfg.deadline_ns, &reply,
+					    sizeof(reply));
 	if (error == 0 && reply.type != WIRE_LOOK)
 		error = -EPROTO;
 	if (error) {
@@ -367,18 +338,16 @@ static int owner_greet(struct owner *o, uint64_t until_ns)
 {
 	uint64_t last_ns = o->started_ns + OWNER_START_NS;
 	struct wire_hello hello;
-	int fds[WIRE_FDS_MAX], n = 0, error;
+	int error;
 
-	error = owner_receive(o, until_ns < last_ns ? until_ns : last_ns, &hello, sizeof(hello),
-			      fds, &n);
+	error = owner_receive_plain(o, until_ns < last_ns ? until_ns : last_ns, &hello,
+				    sizeof(hello));
 	if (error == -ETIME && owner_clock_ns() < last_ns) {
 		pthread_mutex_lock(&o->lock);
 		snprintf(o->info.why, sizeof(o->info.why), "its owner is starting");
 		pthread_mutex_unlock(&o->lock);
 		return -EAGAIN;
 	}
-	for (int i = 0; error == 0 && i < n; i++)
-		close(fds[i]);
 	if (error == 0 && hello.type != WIRE_HELLO)
 		error = -EPROTO;
 	if (error)
@@ -438,14 +407,11 @@ static void owner_release(struct owner *o, uint32_t block)
 {
 	const struct wire_request request = { .type = WIRE_CLOSE, .block = block };
 	struct wire_reply reply;
-	int fds[WIRE_FDS_MAX], n = 0;
 	int error = owner_send(o, &request);
 
 	if (error == 0)
-		error = owner_receive(o, owner_clock_ns() + o->cfg.deadline_ns, &reply,
-				      sizeof(reply), fds, &n);
-	for (int i = 0; error == 0 && i < n; i++)
-		close(fds[i]);
+		error = owner_receive_plain(o, owner_clock_ns() + o->cfg.deadline_ns, &reply,
+					    sizeof(reply));
 	if (error == 0 && reply.type != WIRE_CLOSE)
 		error = -EPROTO;
 	if (error) {
@@ -470,16 +436,15 @@ static int owner_take_answer(struct owner *o, struct owner_batch *b, uint64_t un
 			     int *ret_fds)
 {
 	struct wire_reply reply;
-	int fds[WIRE_FDS_MAX], n = 0;
-	int error = owner_receive(o, until_ns, &reply, sizeof(reply), fds, &n);
+	struct datagram_fds fds;
+	int error = owner_receive(o, until_ns, &reply, sizeof(reply), &fds);
 
 	if (error)
 		return error;
-	if (reply.type != WIRE_CREATE || (n >= 0 && (uint32_t)n != reply.count) ||
+	if (reply.type != WIRE_CREATE || (!fds.lost && fds.n != reply.count) ||
 	    (!reply.error &&
 	     (reply.first != b->have || reply.count == 0 || reply.count > b->n - b->have))) {
-		if (n > 0)
-			owner_close_fds((uint32_t)n, fds);
+		datagram_close_fds(&fds);
 		return -EPROTO;
 	}
 	if (reply.error) {
@@ -487,14 +452,15 @@ static int owner_take_answer(struct owner *o, struct owner_batch *b, uint64_t un
 		if (log_limit_pass(&o->limit, owner_clock_ns(), 5))
 			log_warn("device cuda:%u: %s", o->cfg.ordinal, reply.why);
 		b->error = reply.error < 0 && reply.error >= -4095 ? reply.error : -EIO;
-		if (n > 0)
-			owner_close_fds((uint32_t)n, fds);
+		datagram_close_fds(&fds);
 		if (reply.spoilt)
 			owner_end(o, OWNER_GO_MS, reply.why);
 		return 0;
 	}
+	if (fds.lost)
+		datagram_close_fds(&fds);
 	for (uint32_t i = 0; i < reply.count; i++)
-		ret_fds[b->have + i] = n < 0 ? -1 : fds[i];
+		ret_fds[b->have + i] = fds.lost ? -1 : fds.fd[i];
 	b->have += reply.count;
 	b->block = reply.block;
 	return 0;
