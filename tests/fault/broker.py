@@ -74,6 +74,19 @@ class Admin:
         self.s.close()
 
 
+def alive(pid):
+    """Not a process that ended and was not waited for."""
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_gone(*pids):
+    wait_until(lambda: not any(alive(pid) for pid in pids), "still there: %s" % (pids,))
+
+
 class Broker:
     def __init__(self, programs, args=TENANTS, env=None, where=None, nofile=None, size="64M", devices=None):
         self.ctl_program = programs["broker-ctl"]

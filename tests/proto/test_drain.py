@@ -14,7 +14,7 @@ import sys
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
-from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
+from broker import Broker, TENANTS, WAIT_S, alive, report, wait_until  # noqa: E402
 
 ENV = {"FAKECUDA": "gpus=2,mem=8G,numa=0:0", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
 DRY_RUN = 1
@@ -94,14 +94,6 @@ def tier(broker, device):
 
 def gpu(broker, n=0):
     return broker.json("gpu", "list")["devices"][n]
-
-
-def alive(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def drain(broker, *more):

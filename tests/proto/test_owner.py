@@ -21,7 +21,7 @@ import time
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
-from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
+from broker import Broker, TENANTS, WAIT_S, report, wait_gone, wait_until  # noqa: E402
 
 # GPUs of its own: they are lost, and filled.
 ENV = {"FAKECUDA": "gpus=2,mem=8G,node=owner%d" % os.getpid(), "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
@@ -96,18 +96,6 @@ def gpu(broker, n=0):
 
 def owner(broker, n=0):
     return wait_until(lambda: gpu(broker, n)["owner_pid"], "device %d has no owner" % n)
-
-
-def alive(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_gone(*pids):
-    wait_until(lambda: not any(alive(pid) for pid in pids), "owners are still there: %s" % (pids,))
 
 
 def maps(pid):

@@ -20,7 +20,7 @@ import time
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
-from broker import TENANTS, WAIT_S, Broker, report, wait_until  # noqa: E402
+from broker import Broker, TENANTS, WAIT_S, report, wait_gone, wait_until  # noqa: E402
 
 ENV = {"FAKECUDA": "gpus=2,mem=8G", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
 DEADLINE_MS = 1500
@@ -116,18 +116,6 @@ def movers(broker):
 
 def mover(broker, device="host:0"):
     return wait_until(lambda: movers(broker).get(device), "no mover of %s: %s" % (device, broker.text()))
-
-
-def alive(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_gone(*pids):
-    wait_until(lambda: not any(alive(pid) for pid in pids), "still there: %s" % (pids,))
 
 
 def wait_ready(broker, device="host:0", times=1):
