@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM on the broker: one flag, and engines of a node share their KV cache.
 
-    vllm serve MODEL --kv-transfer-config '{"kv_connector": "KVBrokerConnector",
-        "kv_role": "kv_both", "kv_connector_module_path": "kvbroker.vllm"}'
+    python -m vllm.entrypoints.openai.api_server --model MODEL --kv-transfer-config '{"kv_connector":
+        "KVBrokerConnector", "kv_role": "kv_both", "kv_connector_module_path": "kvbroker.vllm"}'
 
 What may stand in its "kv_connector_extra_config" is in settings.Settings; the environment's
 KVBROKER_SOCKET says where the broker is.
