@@ -81,16 +81,19 @@ static void board(struct engine_flight *f, struct engine_io *io, struct engine_i
 static bool may_board(const struct engine *e, const struct engine_flight *f,
 		      const struct engine_io *io)
 {
-	const struct iovec *last = &f->iov[f->n_iov - 1];
-	const struct iovec *v = &io->iov[0];
-	const bool goes_on = io->n_iov == 1 &&
-			     (uintptr_t)last->iov_base + last->iov_len == (uintptr_t)v->iov_base;
+	const struct iovec *last, *v;
 
+	/* What moves no bytes has no pieces. */
 	if (io->op != f->op || io->alone || io->offset != f->offset + f->bytes ||
 	    f->bytes + io->bytes > ENGINE_FLIGHT_BYTES_MAX ||
 	    f->n_iov + io->n_iov > ENGINE_FLIGHT_IOV_MAX)
 		return false;
-	return goes_on || f->n_iov > 1 || io->n_iov > 1 ||
+	last = &f->iov[f->n_iov - 1];
+	v = &io->iov[0];
+	if (io->n_iov == 1 &&
+	    (uintptr_t)last->iov_base + last->iov_len == (uintptr_t)v->iov_base)
+		return true;
+	return f->n_iov > 1 || io->n_iov > 1 ||
 	       engine_memory_find(e, last->iov_base, last->iov_len) < 0 ||
 	       engine_memory_find(e, v->iov_base, v->iov_len) < 0;
 }
