@@ -90,8 +90,7 @@ static bool may_board(const struct engine *e, const struct engine_flight *f,
 		return false;
 	last = &f->iov[f->n_iov - 1];
 	v = &io->iov[0];
-	if (io->n_iov == 1 &&
-	    (uintptr_t)last->iov_base + last->iov_len == (uintptr_t)v->iov_base)
+	if (io->n_iov == 1 && (uintptr_t)last->iov_base + last->iov_len == (uintptr_t)v->iov_base)
 		return true;
 	return f->n_iov > 1 || io->n_iov > 1 ||
 	       engine_memory_find(e, last->iov_base, last->iov_len) < 0 ||
