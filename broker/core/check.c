@@ -463,40 +463,84 @@ static int check_namespaces(const struct core *c, struct report *r)
 	return 0;
 }
 
-/* Transfers against the pages they read and write, and the queues they wait in. */
-static int check_transfers(const struct core *c, struct report *r)
+/* A page that a transfer reads or writes: there, and BUSY. */
+static bool is_of_transfer(const struct core *c, uint32_t page, uint8_t state)
 {
-	uint32_t used = 0, queued = 0, waiting = 0, busy = 0, falling = 0, rising = 0, shares = 0;
+	return c->pages[page].state == state && c->pages[page].flags & CORE_PAGE_BUSY;
+}
 
-	for (uint32_t i = 0; i < c->h->limits.transfers; i++) {
+static int check_transfer(const struct core *c, struct report *r, unsigned index)
+{
+	const struct core_transfer *t = &c->transfers[index];
+	bool fills = t->store && t->direction == CORE_UP; /* the page it comes from, if any */
+
+	MUST(r,
+	     (t->to == CORE_NONE && t->store && t->direction == CORE_DOWN) ||
+		     (t->to != CORE_NONE && is_of_transfer(c, t->to, CORE_PAGE_ARRIVING)),
+	     "transfer %u: to page %u, which is not its", index, t->to);
+	MUST(r,
+	     (t->from == CORE_NONE && fills) ||
+		     (t->from != CORE_NONE &&
+		      is_of_transfer(c, t->from, fills ? CORE_PAGE_ARRIVING : CORE_PAGE_SEALED)),
+	     "transfer %u: from page %u, which is not its", index, t->from);
+	return 0;
+}
+
+static int check_queue(const struct core *c, struct report *r, const struct core_queue *q,
+		       uint32_t *waiting)
+{
+	for (unsigned i = q->first; i != CORE_NONE16; i = c->transfers[i].next, (*waiting)++) {
 		const struct core_transfer *t = &c->transfers[i];
-		uint8_t to = t->state ? c->pages[t->to].state : CORE_PAGE_ARRIVING;
 
-		used += t->state != CORE_TRANSFER_FREE;
-		queued += t->state == CORE_TRANSFER_QUEUED;
-		falling += t->state && t->direction == CORE_DOWN;
-		rising += t->state && t->direction == CORE_UP;
 		MUST(r,
-		     !t->state ||
-			     (to == CORE_PAGE_ARRIVING && c->pages[t->to].flags & CORE_PAGE_BUSY &&
-			      c->pages[t->from].state == CORE_PAGE_SEALED &&
-			      c->pages[t->from].flags & CORE_PAGE_BUSY),
-		     "transfer %u: from page %u to page %u, one of which is not its", i, t->from,
-		     t->to);
+		     *waiting < c->h->transfers_used && t->state == CORE_TRANSFER_QUEUED &&
+			     q == (t->store ? &c->h->store_queue[t->direction]
+					    : &c->h->queue[t->device][t->direction]),
+		     "transfer %u: in a queue by mistake", i);
 	}
-	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
-		for (unsigned dir = 0; dir < 2 && c->h->limits.transfers; dir++) {
-			for (unsigned i = c->h->queue[d][dir].first; i != CORE_NONE16;
-			     i = c->transfers[i].next, waiting++)
-				MUST(r, waiting < queued && c->transfers[i].device == d,
-				     "device %u: its queue of transfers at %u", d, i);
-		}
-	}
+	return 0;
+}
+
+static uint32_t count_busy(const struct core *c)
+{
+	uint32_t busy = 0;
+
 	for (unsigned i = 0; i < c->h->limits.slabs; i++) {
 		const struct core_slab *slab = &c->slabs[i];
 
 		for (uint32_t k = 0; slab->state > CORE_SLAB_CREATING && k < slab->pages; k++)
 			busy += !!(c->pages[slab->base + k].flags & CORE_PAGE_BUSY);
+	}
+	return busy;
+}
+
+/* Transfers against the pages they read and write, and the queues they wait in. */
+static int check_transfers(const struct core *c, struct report *r)
+{
+	uint32_t used = 0, queued = 0, waiting = 0, pages = 0, falling = 0, rising = 0, shares = 0;
+
+	for (uint32_t i = 0; i < c->h->limits.transfers; i++) {
+		const struct core_transfer *t = &c->transfers[i];
+
+		if (!t->state)
+			continue;
+		used++;
+		queued += t->state == CORE_TRANSFER_QUEUED;
+		falling += t->direction == CORE_DOWN;
+		rising += t->direction == CORE_UP;
+		pages += (t->from != CORE_NONE) + (t->to != CORE_NONE);
+		if (check_transfer(c, r, i))
+			return -EUCLEAN;
+	}
+	for (unsigned d = 0; d < CORE_DEVICES_MAX; d++) {
+		for (unsigned dir = 0; dir < 2; dir++) {
+			if (check_queue(c, r, &c->h->queue[d][dir], &waiting))
+				return -EUCLEAN;
+		}
+	}
+	for (unsigned dir = 0; dir < 2; dir++) {
+		if (check_queue(c, r, &c->h->store_queue[dir], &waiting))
+			return -EUCLEAN;
 	}
 	for (unsigned i = 0; i < c->h->limits.tenants; i++)
 		shares += c->tenants[i].used ? c->tenants[i].transfers : 0;
@@ -504,9 +548,11 @@ static int check_transfers(const struct core *c, struct report *r)
 		falling -= c->spaces[i].used ? c->spaces[i].falling : 0;
 		rising -= c->spaces[i].used ? c->spaces[i].rising : 0;
 	}
-	MUST(r, used == c->h->transfers_used && busy == 2 * used && waiting == queued,
-	     "transfers: %u, counts %u; %u pages busy; %u queued, counts %u", used,
-	     c->h->transfers_used, busy, waiting, queued);
+	MUST(r, used == c->h->transfers_used && waiting == queued,
+	     "transfers: %u, counts %u; %u queued, counts %u", used, c->h->transfers_used, waiting,
+	     queued);
+	MUST(r, count_busy(c) == pages, "transfers: of %u pages, %u are busy", pages,
+	     count_busy(c));
 	MUST(r, !falling && !rising && shares == used, "transfers: spaces or tenants count others");
 	return 0;
 }

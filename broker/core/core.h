@@ -25,6 +25,7 @@
 #include "broker/core/tables.h"
 
 struct policy_ops;
+struct core_store_ops;
 
 struct core {
 	struct core_header *h;
@@ -43,6 +44,8 @@ struct core {
 	struct core_transfer *transfers;
 	uint32_t *sums; /* by page record: checksum of a page in a lower tier; NULL without one */
 	const struct policy_ops *policy;
+	const struct core_store_ops *store; /* NULL: there is none */
+	void *store_arg;
 	uint64_t revoke_grace_ns; /* time members have when the core itself revokes; may be set at
 				     any time */
 	uint64_t now_ns;
@@ -159,6 +162,8 @@ int core_ns_get(const struct core *c, unsigned client, uint32_t handle); /* inde
 int core_epoch_bump(struct core *c, unsigned client, uint32_t handle,
 		    uint64_t *ret_epoch);       /* -ENOENT -EPERM */
 void core_ns_bump(struct core *c, unsigned ns); /* operator's bump; cannot fail, O(1) (I6) */
+/* A tier below knows the namespace in a later epoch: from before a restart. As a bump to that. */
+void core_ns_advance(struct core *c, unsigned ns, uint32_t epoch);
 
 /* ---- pages (page.c, lease.c, lookup.c) ----------------------------------------------------- */
 
@@ -248,6 +253,41 @@ unsigned core_next_transfer(struct core *c, unsigned device);
  * is retired: revoked and not used again); any other negative errno: nothing is known to be wrong.
  */
 void core_transfer_done(struct core *c, unsigned transfer, int error, uint32_t sum);
+
+/* ---- the store (store.c) --------------------------------------------------------------------- */
+
+/* What a page is under. */
+struct core_key {
+	struct kvb_hash hash;
+	uint64_t salt;
+	uint16_t ns;
+	uint16_t space;
+	uint32_t epoch;
+};
+
+/*
+ * The last tier, for the core a set of keys. Pages of a space with no memory below go there when
+ * their memory is wanted, and come from there; those of a group (ranks) do not. What it had it may
+ * have lost a moment later: then a transfer fails, and that is a miss.
+ */
+struct core_store_ops {
+	/* Without a wait, and without an effect. key->space is the one that clients have open. */
+	bool (*has)(void *arg, const struct core_key *key);
+	/* Is a page that is about to go worth writing? NULL: all are. Asked once a time it comes to
+	 * that. */
+	bool (*admit)(void *arg, const struct core_page *page, const struct core_key *key);
+};
+
+/* From now on it is there. ops and arg stay the caller's. */
+void core_store_attach(struct core *c, const struct core_store_ops *ops, void *arg);
+/* It is not any more: what is queued fails. What core_next_store_transfer() gave out is the
+ * caller's to end. */
+void core_store_detach(struct core *c);
+/* The next transfer of the store, reads before writes: index, FLIGHT now; CORE_NONE16: none. */
+unsigned core_next_store_transfer(struct core *c);
+/* The page that it fills (UP) or writes (DOWN), and the key; core_transfer_done() ends it, for a
+ * read with the checksum that the bytes have. */
+uint32_t core_store_page(const struct core *c, unsigned transfer, struct core_key *ret_key);
 
 /* ---- slabs (slab.c, grow.c) ---------------------------------------------------------------- */
 

@@ -28,15 +28,6 @@ struct core_index_seed {
 	uint64_t a, b;
 };
 
-/* A key: where it hashes to, and what a page must equal to be under it. */
-struct core_key {
-	struct kvb_hash hash;
-	uint64_t salt;
-	uint16_t ns;
-	uint16_t space;
-	uint32_t epoch;
-};
-
 struct core_index_seed core_index_seed(const struct core *c, unsigned space, unsigned ns,
 				       uint64_t salt);
 void core_index_insert(struct core *c, uint64_t mix, uint32_t page);

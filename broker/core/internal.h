@@ -52,6 +52,11 @@ static inline struct core_slab *core_slab_of(const struct core *c, uint32_t page
 	return &c->slabs[c->units[page / CORE_UNIT_PAGES]];
 }
 
+static inline struct core_space *core_space_of(const struct core *c, uint32_t page)
+{
+	return &c->spaces[core_slab_of(c, page)->space];
+}
+
 static inline unsigned core_slab_index(const struct core *c, const struct core_slab *slab)
 {
 	return (unsigned)(slab - c->slabs);
@@ -241,34 +246,59 @@ void core_page_unleased(struct core *c, uint32_t page);
 
 /* ---- tier.c -------------------------------------------------------------------------------- */
 
-/* SEALED and unleased: a candidate for the policy, or no longer one. */
-void core_page_touch(struct core *c, uint32_t page);
-void core_page_forget(struct core *c, uint32_t page);
+/* Is the store what comes below this space? */
+static inline bool core_store_usable(const struct core *c, const struct core_space *s)
+{
+	return c->store && s->below == CORE_NONE16 && s->ranks == 1 &&
+	       c->h->device[s->device].kind != KVB_DEVICE_CUDA;
+}
+
+/* Can pages of this space be written down and brought up now? */
+static inline bool core_tier_usable(const struct core *c, const struct core_space *s)
+{
+	return s->below == CORE_NONE16 ? core_store_usable(c, s)
+				       : c->h->device[s->device].below_ready;
+}
+
 /* What is under this page's key in another space; CORE_NONE. */
 uint32_t core_tier_find(const struct core *c, unsigned space, const struct core_page *p);
 /* A page and its copy find, and lose, each other. */
 void core_tier_pair(struct core *c, uint32_t upper, uint32_t lower);
 void core_tier_part(struct core *c, uint32_t page);
-/* Can pages of this space be written down and brought up now? */
-static inline bool core_tier_usable(const struct core *c, const struct core_space *s)
-{
-	return s->below != CORE_NONE16 && c->h->device[s->device].below_ready;
-}
+/* Has a page of s, which is usable, a copy below? It and the page find each other then. */
+bool core_tier_has_copy(struct core *c, struct core_space *s, uint32_t page);
 /*
- * Writes a SEALED page of s down. 0: it is on its way; 1: it has a copy already; -EAGAIN: later;
- * -ENOSPC: there is no room below and none can be made.
+ * Writes a SEALED page of s down, if that is usable. 0: it is on its way; 1: it has a copy already;
+ * -EAGAIN: later; -ENOSPC: there is no room below and none can be made.
  */
 int core_tier_down(struct core *c, struct core_space *s, uint32_t page);
-/* Would another copy below take the place of one that is as good? Then it is not made. */
-bool core_tier_crowded(const struct core *c, const struct core_space *s);
+/* Up to n pages of s->below to write to, in the order of their ids. 0: *ret_error says why. */
+uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_t n, uint32_t *ret,
+			     int *ret_error);
+/* Starts the copy to one of them. */
+void core_tier_begin_down(struct core *c, uint32_t page, uint32_t to);
+/* Asks for slabs of a lower space in good time, when n of its pages are about to be taken. */
+void core_tier_grow_low(struct core *c, struct core_space *low, uint32_t n);
 /* Is the first memory below on its way? Until then there is nothing to write to. */
 bool core_tier_coming(const struct core *c, const struct core_space *s);
+
+/* ---- ripe.c -------------------------------------------------------------------------------- */
+
+/* SEALED and unleased: a candidate for the policy, or no longer one. */
+void core_page_touch(struct core *c, uint32_t page);
+void core_page_forget(struct core *c, uint32_t page);
 /* The list of what goes next. */
 void core_ripe_append(struct core *c, struct core_space *s, uint32_t page);
-void core_ripe_prepend(struct core *c, struct core_space *s, uint32_t page);
 void core_ripe_remove(struct core *c, struct core_space *s, uint32_t page);
-/* Up to n more of the policy's victims are made ripe, or start to be. *work as for victims(). */
-void core_ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *work);
+/*
+ * The next page off it that can go at once; CORE_NONE: none. One without a copy is written down
+ * first, unless drop.
+ */
+uint32_t core_ripe_next(struct core *c, struct core_space *s, bool drop, uint32_t *work);
+/* Has more written down, until `want` pages are on their way. True: that is worth waiting for. */
+bool core_ripe_more(struct core *c, struct core_space *s, uint32_t want, uint32_t *work);
+/* Is a page of s, that comes to go, to be written down? */
+bool core_ripe_wants(struct core *c, const struct core_space *s, uint32_t page);
 /* Says that a space may be short of what can go. */
 void core_ripen_soon(struct core *c, const struct core_space *s);
 void core_ripen_work(struct core *c, uint32_t *units);
@@ -292,8 +322,33 @@ bool core_group_complete(const struct core *c, uint32_t page);
 void core_transfers_init(struct core *c);
 /* How many more copies between s and the space below it may be started now. */
 uint32_t core_transfer_room(const struct core *c, const struct core_space *s);
-/* Queues a copy; both pages are BUSY from here on. There is room. */
-void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to);
+/*
+ * Queues a copy; both pages are BUSY from here on. There is room. store: DOWN to CORE_NONE; UP from
+ * CORE_NONE, or from an ARRIVING page that the store fills first.
+ */
+void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to,
+			 bool store);
+/* QUEUED, where it belongs: at its start, and when its first leg is over. */
+void core_transfer_enqueue(struct core *c, unsigned index);
+unsigned core_transfer_dequeue(struct core *c, struct core_queue *q); /* FLIGHT; CORE_NONE16 */
+/* A page that was read: as it would be had nobody read it. */
+void core_transfer_settle(struct core *c, uint32_t page);
+/* A page that was written down: it goes next, unless it is in use again. */
+void core_transfer_settle_down(struct core *c, struct core_space *s, uint32_t page);
+
+/* ---- store.c --------------------------------------------------------------------------------- */
+
+/* Is there a copy of an indexed page? */
+bool core_store_has(const struct core *c, uint32_t page);
+/* Is this page, that comes to go, to be written? Not if it is there. */
+bool core_store_wants(struct core *c, uint32_t page);
+/* Writes a page of s. 0: it is on its way; -EAGAIN. */
+int core_store_down(struct core *c, const struct core_space *s, uint32_t page);
+/* The store has done its part of a transfer of s. True: the mover goes on with it. */
+bool core_store_goes_on(struct core *c, unsigned index, const struct core_space *s, uint32_t sum);
+/* It was the whole, or failed. */
+void core_store_done(struct core *c, const struct core_transfer *t, struct core_space *s,
+		     int error);
 
 /* ---- slab.c, space.c, client.c ------------------------------------------------------------- */
 

@@ -13,6 +13,9 @@
  * making room would evict it, the coldest of a chain most likely; then pages are taken, and given
  * to the keys in the order of their ids, so that what is neighbours below comes to be neighbours
  * above and goes in one copy.
+ *
+ * A key that is in the store alone is fetched from there: to the device, or through a page of the
+ * arena below it.
  */
 
 #include "broker/core/index.h"
@@ -25,13 +28,18 @@ struct load {
 	struct core_space *s;
 	struct core_index_seed seed, seed_below;
 	struct core_key key, key_below;
-	bool below; /* there is a lower tier, and it works */
+	bool below; /* there is memory below, and it works */
+	bool store; /* and a store behind it, or behind the device itself */
 	bool lease;
 	/* of a chunk */
 	uint32_t here[LOAD_CHUNK]; /* by key: what is held on the device; CORE_NONE */
 	uint32_t low[LOAD_CHUNK];  /* by key: what is held below; CORE_NONE */
+	bool fetch[LOAD_CHUNK];    /* by key: the store alone has it */
+	uint32_t fetches;
 	uint32_t page[LOAD_CHUNK];
-	uint32_t pages, used; /* of page[] */
+	uint32_t pages, used;     /* of page[] */
+	uint32_t via[LOAD_CHUNK]; /* pages of the arena that what is fetched passes through */
+	uint32_t vias, vias_used;
 };
 
 static void load_begin(struct core *c, struct load *l, struct core_member *m,
@@ -39,7 +47,8 @@ static void load_begin(struct core *c, struct load *l, struct core_member *m,
 {
 	l->s = &c->spaces[m->space];
 	l->who = core_taker(c, m);
-	l->below = core_tier_usable(c, l->s);
+	l->below = l->s->below != CORE_NONE16 && core_tier_usable(c, l->s);
+	l->store = core_store_usable(c, l->below ? &c->spaces[l->s->below] : l->s);
 	l->key = (struct core_key){
 		.salt = lk->salt,
 		.ns = lk->ns,
@@ -75,6 +84,16 @@ static uint32_t find_below(const struct core *c, struct load *l, const struct kv
 	return page != CORE_NONE && core_page_usable(c, page) ? page : CORE_NONE;
 }
 
+/* Does the store have it? `here` as for find_below(). */
+static bool find_store(const struct core *c, struct load *l, const struct kvb_hash *hash,
+		       uint32_t here)
+{
+	if (!l->store || (here != CORE_NONE && core_page_expired(c, &c->pages[here])))
+		return false;
+	l->key.hash = *hash;
+	return c->store->has(c->store_arg, &l->key);
+}
+
 /* On the device, or on its way there. */
 static bool is_here(const struct core *c, uint32_t page)
 {
@@ -97,9 +116,11 @@ uint32_t core_lookup_below(struct core *c, struct core_member *m, const struct c
 			ret[done] = KVB_PAGE_IN(KVB_TIER_DEVICE);
 		else if (find_below(c, &l, &hash[done], here) != CORE_NONE)
 			ret[done] = KVB_PAGE_IN(KVB_TIER_HOST);
+		else if (find_store(c, &l, &hash[done], here))
+			ret[done] = KVB_PAGE_IN(KVB_TIER_STORE);
 		else
 			break;
-		c->h->n.lookup_below += ret[done] == KVB_PAGE_IN(KVB_TIER_HOST);
+		c->h->n.lookup_below += ret[done] != KVB_PAGE_IN(KVB_TIER_DEVICE);
 	}
 	return done;
 }
@@ -145,27 +166,34 @@ static bool can_be_held(const struct core_page *p)
 	       !(p->flags & (CORE_PAGE_BUSY | CORE_PAGE_PINNED));
 }
 
-/* Holds what the keys have below, up to the first that is in no tier. Returns how many. */
+/* Holds what the keys have below, up to the first that is in no tier. How many want a page. */
 static uint32_t hold_lows(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t n)
 {
 	uint32_t held = 0;
 
 	memset(l->low, 0xff, sizeof(l->low));
+	memset(l->fetch, 0, sizeof(l->fetch));
+	l->fetches = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t here = find_here(c, l, &hash[i]), low;
 
 		if (is_here(c, here))
 			continue;
 		low = find_below(c, l, &hash[i], here);
-		if (low == CORE_NONE)
-			break;
+		if (low == CORE_NONE) {
+			if (!find_store(c, l, &hash[i], here))
+				break;
+			l->fetch[i] = true;
+			l->fetches++;
+			continue;
+		}
 		if (c->pages[low].flags & CORE_PAGE_BUSY)
 			continue; /* another transfer reads it, or the key is here twice */
 		hold_low(c, low);
 		l->low[i] = low;
 		held++;
 	}
-	return held;
+	return held + l->fetches;
 }
 
 /* Room is going to be made: not by what these keys have on the device. */
@@ -192,6 +220,8 @@ static void let_go(struct core *c, struct load *l, uint32_t n)
 	}
 	while (l->used < l->pages)
 		core_page_make_free(c, l->page[l->used++]);
+	while (l->vias_used < l->vias)
+		core_page_make_free(c, l->via[l->vias_used++]);
 }
 
 /* Up to n pages to bring keys up to, in the order of their ids. */
@@ -211,13 +241,53 @@ static void take_pages(struct core *c, struct load *l, uint32_t n, struct core_b
 	}
 }
 
+/* And of the arena, for as many of them as are fetched and have to pass through it. */
+static void take_vias(struct core *c, struct load *l, struct core_batch *b)
+{
+	int error;
+
+	l->vias = 0;
+	l->vias_used = 0;
+	if (!l->below || !l->fetches)
+		return;
+	l->vias = core_tier_take_lows(c, l->s, l->fetches, l->via, &error);
+	b->wait |= l->vias < l->fetches && error == -EAGAIN;
+}
+
+/* A page that is not in the tables, under the key. */
+static struct core_page page_like(const struct load *l, const struct kvb_hash *hash)
+{
+	return (struct core_page){
+		.hash = *hash,
+		.salt = l->key.salt,
+		.ns = l->key.ns,
+		.epoch = l->key.epoch,
+	};
+}
+
+/* The store is to fill a page, or the one of the arena that it passes through. */
+static void start_fetch(struct core *c, struct load *l, const struct core_page *like, uint32_t page)
+{
+	uint32_t via = CORE_NONE, there;
+
+	if (l->below) {
+		there = core_tier_find(c, l->s->below, like);
+		if (there != CORE_NONE) /* of no use, or it would have been taken */
+			core_page_displace(c, there);
+		via = l->via[l->vias_used++];
+		core_page_arrive(c, via, like);
+	}
+	core_transfer_start(c, CORE_UP, via, page, true);
+}
+
 /*
  * Starts bringing a page up: 1 named and, with lease, leased; 0 there is no page for it, b->wait:
  * yet; -EDQUOT.
  */
-static int bring_up(struct core *c, struct load *l, uint32_t *low, struct core_batch *b,
-		    kvb_page_t *ret)
+static int bring_up(struct core *c, struct load *l, uint32_t i, const struct kvb_hash *hash,
+		    struct core_batch *b, kvb_page_t *ret)
 {
+	const struct core_page like = page_like(l, hash);
 	uint32_t page;
 	int r;
 
@@ -225,10 +295,10 @@ static int bring_up(struct core *c, struct load *l, uint32_t *low, struct core_b
 		b->wait = true;
 		return 0;
 	}
-	if (l->used == l->pages)
+	if (l->used == l->pages || (l->fetch[i] && l->below && l->vias_used == l->vias))
 		return 0;
 	page = l->page[l->used++];
-	core_page_arrive(c, page, &c->pages[*low]);
+	core_page_arrive(c, page, l->fetch[i] ? &like : &c->pages[l->low[i]]);
 	core_page_index(c, page);
 	r = take_here(c, l, page, &b->flags, ret);
 	if (r != 1) { /* over its quota */
@@ -236,13 +306,16 @@ static int bring_up(struct core *c, struct load *l, uint32_t *low, struct core_b
 		core_page_discard(c, page);
 		return r;
 	}
-	core_transfer_start(c, CORE_UP, *low, page);
-	*low = CORE_NONE; /* the transfer's now */
+	if (l->fetch[i])
+		start_fetch(c, l, &like, page);
+	else
+		core_transfer_start(c, CORE_UP, l->low[i], page, false);
+	l->low[i] = CORE_NONE; /* the transfer's now */
 	return 1;
 }
 
 /* One key: 1, 0 the run ends before it (b->wait: for now), -errno. */
-static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash, uint32_t *low,
+static int load_one(struct core *c, struct load *l, uint32_t i, const struct kvb_hash *hash,
 		    struct core_lookup *lk, struct core_batch *b, kvb_page_t *ret)
 {
 	uint32_t here = find_here(c, l, hash);
@@ -253,13 +326,14 @@ static int load_one(struct core *c, struct load *l, const struct kvb_hash *hash,
 		lk->lead += r == 1 && c->pages[here].state == CORE_PAGE_ARRIVING;
 		return r;
 	}
-	if (*low == CORE_NONE) { /* in no tier, or read by another transfer: its end decides */
+	if (l->low[i] == CORE_NONE && !l->fetch[i]) {
+		/* in no tier, or read by another transfer: its end decides */
 		b->wait |= find_below(c, l, hash, here) != CORE_NONE;
 		return 0;
 	}
 	if (here != CORE_NONE)
 		core_page_displace(c, here);
-	r = bring_up(c, l, low, b, ret);
+	r = bring_up(c, l, i, hash, b, ret);
 	lk->lead += r == 1;
 	return r;
 }
@@ -277,13 +351,14 @@ static int load_chunk(struct core *c, struct load *l, const struct kvb_hash *has
 	if (held)
 		hold_heres(c, l, hash, n);
 	take_pages(c, l, held, b);
+	take_vias(c, l, b);
 	wait = b->wait; /* for pages: only if the run gets as far as where they end */
 	b->wait = false;
 	for (uint32_t i = 0; i < n && r == 1; i++) {
 		kvb_page_t page;
 
-		r = load_one(c, l, &hash[i], &l->low[i], lk, b, &page);
-		if (r == 0 && l->low[i] != CORE_NONE)
+		r = load_one(c, l, i, &hash[i], lk, b, &page);
+		if (r == 0 && (l->low[i] != CORE_NONE || l->fetch[i]))
 			b->wait |= wait;
 		if (r != 1)
 			break;

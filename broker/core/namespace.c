@@ -133,13 +133,23 @@ int core_epoch_bump(struct core *c, unsigned client, uint32_t handle, uint64_t *
 	return 0;
 }
 
+static void ns_set_epoch(struct core *c, struct core_ns *ns, uint32_t epoch)
+{
+	ns->epoch = epoch;
+	c->h->pages_stale += ns->pages_current;
+	ns->pages_current = 0;
+	c->h->sweep_left = c->h->units_high * CORE_UNIT_PAGES;
+}
+
 void core_ns_bump(struct core *c, unsigned ns)
 {
-	struct core_ns *n = &c->namespaces[ns];
+	assert(c->namespaces[ns].used);
+	ns_set_epoch(c, &c->namespaces[ns], c->namespaces[ns].epoch + 1);
+}
 
-	assert(n->used);
-	n->epoch++;
-	c->h->pages_stale += n->pages_current;
-	n->pages_current = 0;
-	c->h->sweep_left = c->h->units_high * CORE_UNIT_PAGES;
+void core_ns_advance(struct core *c, unsigned ns, uint32_t epoch)
+{
+	assert(c->namespaces[ns].used);
+	if (epoch > c->namespaces[ns].epoch)
+		ns_set_epoch(c, &c->namespaces[ns], epoch);
 }

@@ -19,7 +19,6 @@
 
 #define EVICT_BATCH 32u
 #define EVICT_WORK 4096u /* pages one ALLOC may look at for victims */
-#define COPY_WORK 64u    /* of those, what starting the copy of one stands for */
 
 static void next_generation(struct core_page *p)
 {
@@ -258,8 +257,11 @@ static bool claim_victim(struct core *c, struct core_member *m, uint32_t page)
 		core_page_touch(c, page);
 		return false;
 	}
+	if (s->below != CORE_NONE16)
+		d->dropped += !(flags & CORE_PAGE_BELOW);
+	else if (core_store_usable(c, s) && flags & CORE_PAGE_INDEXED)
+		d->dropped += !core_store_has(c, page);
 	core_page_evicted(c, page);
-	d->dropped += s->below != CORE_NONE16 && !(flags & CORE_PAGE_BELOW);
 	d->evictions++;
 	s->evictions++;
 	c->tenants[c->clients[m->client].tenant].evictions++;
@@ -280,54 +282,6 @@ static uint32_t take_victim(struct core *c, struct core_member *m, uint32_t page
 	return 1;
 }
 
-/* Nobody will ask for what is of a past epoch, past its time or pending, and a revoked slab has its
- * own way down (work.c). */
-static bool is_worth_writing(const struct core *c, uint32_t page)
-{
-	const struct core_page *p = &c->pages[page];
-
-	return !(p->flags & CORE_PAGE_BELOW) && core_page_kept(c, page) &&
-	       core_page_usable(c, page);
-}
-
-/*
- * The next page off the ripe list that can go at once; CORE_NONE: none. One without a copy is
- * written down first, unless drop.
- */
-static uint32_t next_ripe(struct core *c, struct core_space *s, bool drop, uint32_t *work)
-{
-	while (s->ripe_first != CORE_NONE && *work) {
-		uint32_t page = s->ripe_first;
-		const struct core_page *p = &c->pages[page];
-		int r = 1;
-
-		(*work)--;
-		core_ripe_remove(c, s, page);
-		if (p->leases || p->flags & CORE_PAGE_BUSY)
-			continue; /* its release, or the end of its transfer, brings it back */
-		if (!drop && core_tier_usable(c, s) && is_worth_writing(c, page) &&
-		    !core_tier_crowded(c, s))
-			r = core_tier_down(c, s, page);
-		if (r == 0) {
-			*work -= *work < COPY_WORK ? *work : COPY_WORK;
-			continue;
-		}
-		if (r != -EAGAIN)
-			return page;
-		core_ripe_prepend(c, s, page);
-		break;
-	}
-	return CORE_NONE;
-}
-
-/* Has more written down, until `want` pages are on their way. True: that is worth waiting for. */
-static bool ripen_more(struct core *c, struct core_space *s, uint32_t want, uint32_t *work)
-{
-	if (s->ripe_first == CORE_NONE && s->falling < want)
-		core_ripen(c, s, want - s->falling, work);
-	return s->falling || s->ripe || (s->listed && core_tier_coming(c, s));
-}
-
 /* Evicts what has a copy below, and has more written down. True: that is worth waiting for. */
 static bool evict_ripe(struct core *c, struct core_member *m, uint32_t n, bool magazine, bool drop,
 		       kvb_page_t *ret, uint32_t *got, uint32_t *work)
@@ -335,12 +289,12 @@ static bool evict_ripe(struct core *c, struct core_member *m, uint32_t n, bool m
 	struct core_space *s = &c->spaces[m->space];
 	uint32_t page;
 
-	while (*got < n && (page = next_ripe(c, s, drop, work)) != CORE_NONE)
+	while (*got < n && (page = core_ripe_next(c, s, drop, work)) != CORE_NONE)
 		*got += take_victim(c, m, page, magazine, ret + *got);
 	core_ripen_soon(c, s);
 	if (*got == n || drop || !core_tier_usable(c, s))
 		return false;
-	return ripen_more(c, s, n - *got, work);
+	return core_ripe_more(c, s, n - *got, work);
 }
 
 static bool has_refused(const struct core_member *m)
@@ -373,7 +327,7 @@ static uint32_t alloc_evict(struct core *c, struct core_member *m, uint32_t n, b
 	uint32_t work = EVICT_WORK + n;
 	uint32_t got = 0;
 
-	if (s->below != CORE_NONE16)
+	if (s->ripe || core_tier_usable(c, s))
 		b->wait = evict_ripe(c, m, n, magazine, drop, ret, &got, &work);
 	while (got < n && work && !b->wait) {
 		uint32_t want = n - got < EVICT_BATCH ? n - got : EVICT_BATCH;
@@ -416,8 +370,7 @@ struct core_batch core_alloc(struct core *c, struct core_member *m, uint32_t n, 
 
 	s->used_ns = c->now_ns;
 	b.done = alloc_free(c, m, n, magazine, ret);
-	if (s->below != CORE_NONE16)
-		core_ripen_soon(c, s);
+	core_ripen_soon(c, s);
 	if (b.done < n) {
 		core_space_recall(c, s, m);
 		if (grant_pending(s, m))
@@ -443,11 +396,11 @@ static uint32_t obtain_evict(struct core *c, struct core_member *m, uint32_t wan
 	uint32_t page;
 
 	core_ripen_soon(c, s);
-	while ((page = next_ripe(c, s, false, work)) != CORE_NONE) {
+	while ((page = core_ripe_next(c, s, false, work)) != CORE_NONE) {
 		if (claim_victim(c, m, page))
 			return page;
 	}
-	b->wait = core_tier_usable(c, s) && ripen_more(c, s, want, work);
+	b->wait = core_tier_usable(c, s) && core_ripe_more(c, s, want, work);
 	if (b->wait)
 		return CORE_NONE;
 	while (*work && c->policy->victims(c, s, 1, &page, work)) {

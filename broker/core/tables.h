@@ -27,6 +27,10 @@
  * is reused before (I1). A page whose copy is below carries CORE_PAGE_BELOW, the copy
  * CORE_PAGE_ABOVE; they find each other by their key.
  *
+ * The store (core.h) is the last tier: it keeps pages by key, outside of the tables. Pages go there
+ * from, and come back to, the last memory, arena or host device, by transfers too; a page from it
+ * that a GPU wants passes through the arena, in one transfer of two legs.
+ *
  * A slab's way: FREE -> CREATING -> LIVE -> DRAINING -> CLOSING -> FREE. Only LIVE slabs hand out
  * pages. A slab leaves DRAINING when every page of it is free and every member that was sent its
  * memory has acknowledged unmapping it or is dead.
@@ -54,19 +58,20 @@ enum core_page_state {
 	CORE_PAGE_ARRIVING,   /* under its key, nobody's: a transfer brings its bytes */
 };
 
-#define CORE_PAGE_MAGAZINE (1u << 0) /* FILLING, and taken for a magazine */
-#define CORE_PAGE_INDEXED (1u << 1)  /* the index leads here */
-#define CORE_PAGE_LISTED (1u << 2)   /* the policy has it in its order */
-#define CORE_PAGE_PINNED (1u << 3)   /* by an operator; clients pin through their lease */
-#define CORE_PAGE_LOW (1u << 4)      /* hint: first to go */
-#define CORE_PAGE_HIGH (1u << 5)     /* hint: passed over once */
-#define CORE_PAGE_BUSY (1u << 6)     /* a transfer reads or writes it */
-#define CORE_PAGE_BELOW (1u << 7)    /* indexed, and the space below has a copy */
-#define CORE_PAGE_ABOVE (1u << 8)    /* in a lower tier: the copy of a page above */
-#define CORE_PAGE_RIPE (1u << 9)     /* on its space's list of what goes next */
-#define CORE_PAGE_FAILED (1u << 10)  /* its bytes did not arrive: it goes with its last lease */
-#define CORE_PAGE_PENDING (1u << 11) /* of a group of which not every rank has the key: a miss */
-#define CORE_PAGE_SPARE (1u << 12)   /* ABOVE, of a page that is in use: the first to go */
+#define CORE_PAGE_MAGAZINE (1u << 0)  /* FILLING, and taken for a magazine */
+#define CORE_PAGE_INDEXED (1u << 1)   /* the index leads here */
+#define CORE_PAGE_LISTED (1u << 2)    /* the policy has it in its order */
+#define CORE_PAGE_PINNED (1u << 3)    /* by an operator; clients pin through their lease */
+#define CORE_PAGE_LOW (1u << 4)       /* hint: first to go */
+#define CORE_PAGE_HIGH (1u << 5)      /* hint: passed over once */
+#define CORE_PAGE_BUSY (1u << 6)      /* a transfer reads or writes it */
+#define CORE_PAGE_BELOW (1u << 7)     /* indexed, and the space below has a copy */
+#define CORE_PAGE_ABOVE (1u << 8)     /* in a lower tier: the copy of a page above */
+#define CORE_PAGE_RIPE (1u << 9)      /* on its space's list of what goes next */
+#define CORE_PAGE_FAILED (1u << 10)   /* its bytes did not arrive: it goes with its last lease */
+#define CORE_PAGE_PENDING (1u << 11)  /* of a group of which not every rank has the key: a miss */
+#define CORE_PAGE_SPARE (1u << 12)    /* ABOVE, of a page that is in use: the first to go */
+#define CORE_PAGE_UNWANTED (1u << 13) /* the store did not take it: it goes without a copy */
 
 /* One cache line, so that a lookup touches an index line and this. */
 struct core_page {
@@ -231,16 +236,21 @@ enum core_transfer_state {
 
 enum core_direction { CORE_UP = 0, CORE_DOWN = 1 };
 
-/* A copy of one page between a space and the space below it. */
+/*
+ * A copy of one page between a space and the space below it, or between a page and the store. What
+ * comes from the store to a space above an arena has a page there too: `store` is set until that is
+ * filled, and then the transfer goes on as any other.
+ */
 struct core_transfer {
-	uint32_t from; /* page records; both BUSY */
+	uint32_t from; /* page records; both BUSY. CORE_NONE: the store */
 	uint32_t to;
 	uint32_t sum; /* of the bytes: UP, what they must have */
 	uint16_t next;
 	uint8_t state;
 	uint8_t direction;
 	uint8_t device; /* of the upper space */
-	uint8_t resv[7];
+	uint8_t store;  /* it is the store's to carry out */
+	uint8_t resv[6];
 	uint64_t since_ns;
 };
 
@@ -371,10 +381,15 @@ struct core_counters {
 	uint64_t grants, revocations, revocations_overdue;
 	uint64_t lookup_below; /* keys that LOOKUP found in a lower tier only */
 	uint64_t loads, load_keys, load_hits, load_failed;
+	uint64_t stored, stored_bytes;   /* pages written to the store */
+	uint64_t fetched, fetched_bytes; /* and read from it */
+	uint64_t store_lost;             /* it was said to have them, and they did not come */
+	uint64_t store_refused;          /* they were to be written, and were not */
+	uint64_t store_unwanted;         /* admission kept them out */
 };
 
 #define CORE_STATE_MAGIC 0x6574617473425652ull
-#define CORE_STATE_VERSION 2u
+#define CORE_STATE_VERSION 3u
 
 /* Offsets are bytes from the start of the memfd. */
 struct core_header {
@@ -410,6 +425,7 @@ struct core_header {
 	uint16_t transfers_used;
 	uint32_t spaces_ripening; /* a space may be short of pages that can go: core_work() looks */
 	struct core_queue queue[CORE_DEVICES_MAX][2]; /* by device and enum core_direction */
+	struct core_queue store_queue[2];
 	struct core_counters n;
 	struct core_device device[CORE_DEVICES_MAX];
 };

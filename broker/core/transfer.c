@@ -5,6 +5,8 @@
  *
  *   core_transfer_start() -> QUEUED -> core_next_transfer() -> FLIGHT -> core_transfer_done()
  *
+ * Those of the store (store.c) have a queue of their own, core_next_store_transfer().
+ *
  * From start to end both pages are BUSY: neither is evicted, reused, swept or closed with its slab,
  * whatever becomes of the clients that hold or wanted them (I1). What happened to them meanwhile --
  * an epoch passed, a slab is revoked, the key was given to another page -- is looked at at the end.
@@ -28,6 +30,8 @@ void core_transfers_init(struct core *c)
 		for (unsigned dir = 0; dir < 2; dir++)
 			c->h->queue[d][dir] = (struct core_queue){ CORE_NONE16, CORE_NONE16 };
 	}
+	for (unsigned dir = 0; dir < 2; dir++)
+		c->h->store_queue[dir] = (struct core_queue){ CORE_NONE16, CORE_NONE16 };
 }
 
 /* As core_share_fits(): beside others a tenant gets no more than it leaves, one by one. */
@@ -49,35 +53,14 @@ static struct core_space *upper_space(const struct core *c, const struct core_tr
 	return &c->spaces[core_slab_of(c, upper)->space];
 }
 
-void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to)
+void core_transfer_enqueue(struct core *c, unsigned index)
 {
-	unsigned index = c->h->transfer_free;
 	struct core_transfer *t = &c->transfers[index];
-	struct core_queue *q;
-	struct core_space *s;
+	struct core_queue *q =
+		t->store ? &c->h->store_queue[t->direction] : &c->h->queue[t->device][t->direction];
 
-	assert(index != CORE_NONE16);
-	c->h->transfer_free = t->next;
-	c->h->transfers_used++;
-	*t = (struct core_transfer){
-		.from = from,
-		.to = to,
-		.sum = direction == CORE_UP ? c->sums[from] : 0,
-		.next = CORE_NONE16,
-		.state = CORE_TRANSFER_QUEUED,
-		.direction = (uint8_t)direction,
-		.since_ns = c->now_ns,
-	};
-	s = upper_space(c, t);
-	t->device = s->device;
-	c->tenants[s->tenant].transfers++;
-	if (direction == CORE_UP)
-		s->rising++;
-	else
-		s->falling++;
-	c->pages[from].flags |= CORE_PAGE_BUSY;
-	c->pages[to].flags |= CORE_PAGE_BUSY;
-	q = &c->h->queue[t->device][direction];
+	t->state = CORE_TRANSFER_QUEUED;
+	t->next = CORE_NONE16;
 	if (q->first == CORE_NONE16)
 		q->first = (uint16_t)index;
 	else
@@ -85,9 +68,8 @@ void core_transfer_start(struct core *c, enum core_direction direction, uint32_t
 	q->last = (uint16_t)index;
 }
 
-static unsigned dequeue(struct core *c, unsigned device, unsigned direction)
+unsigned core_transfer_dequeue(struct core *c, struct core_queue *q)
 {
-	struct core_queue *q = &c->h->queue[device][direction];
 	unsigned index = q->first;
 
 	if (index != CORE_NONE16) {
@@ -98,11 +80,55 @@ static unsigned dequeue(struct core *c, unsigned device, unsigned direction)
 	return index;
 }
 
+static void set_busy(struct core *c, const struct core_transfer *t, bool busy)
+{
+	const uint32_t pages[] = { t->from, t->to };
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (pages[i] == CORE_NONE)
+			continue;
+		if (busy)
+			c->pages[pages[i]].flags |= CORE_PAGE_BUSY;
+		else
+			c->pages[pages[i]].flags &= (uint16_t)~CORE_PAGE_BUSY;
+	}
+}
+
+void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to,
+			 bool store)
+{
+	unsigned index = c->h->transfer_free;
+	struct core_transfer *t = &c->transfers[index];
+	struct core_space *s;
+
+	assert(index != CORE_NONE16);
+	c->h->transfer_free = t->next;
+	c->h->transfers_used++;
+	*t = (struct core_transfer){
+		.from = from,
+		.to = to,
+		.sum = direction == CORE_UP && !store ? c->sums[from] : 0,
+		.direction = (uint8_t)direction,
+		.store = store,
+		.since_ns = c->now_ns,
+	};
+	s = upper_space(c, t);
+	t->device = s->device;
+	c->tenants[s->tenant].transfers++;
+	if (direction == CORE_UP)
+		s->rising++;
+	else
+		s->falling++;
+	set_busy(c, t, true);
+	core_transfer_enqueue(c, index);
+}
+
 unsigned core_next_transfer(struct core *c, unsigned device)
 {
-	unsigned index = dequeue(c, device, CORE_UP);
+	unsigned index = core_transfer_dequeue(c, &c->h->queue[device][CORE_UP]);
 
-	return index != CORE_NONE16 ? index : dequeue(c, device, CORE_DOWN);
+	return index != CORE_NONE16 ? index
+				    : core_transfer_dequeue(c, &c->h->queue[device][CORE_DOWN]);
 }
 
 void core_device_below_ready(struct core *c, unsigned device, bool ready)
@@ -115,8 +141,7 @@ void core_device_below_ready(struct core *c, unsigned device, bool ready)
 		core_transfer_done(c, index, -EIO, 0);
 }
 
-/* A page that was read: as it would be had nobody read it. */
-static void settle(struct core *c, uint32_t page)
+void core_transfer_settle(struct core *c, uint32_t page)
 {
 	const struct core_page *p = &c->pages[page];
 
@@ -126,6 +151,17 @@ static void settle(struct core *c, uint32_t page)
 		core_page_discard(c, page);
 	else if (!(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED | CORE_PAGE_RIPE)))
 		core_page_touch(c, page);
+}
+
+void core_transfer_settle_down(struct core *c, struct core_space *s, uint32_t page)
+{
+	const struct core_page *p = &c->pages[page];
+
+	if (!p->leases && core_page_kept(c, page) &&
+	    !(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED)))
+		core_ripe_append(c, s, page);
+	else
+		core_transfer_settle(c, page);
 }
 
 static void down_done(struct core *c, const struct core_transfer *t, int error, uint32_t sum)
@@ -144,12 +180,8 @@ static void down_done(struct core *c, const struct core_transfer *t, int error, 
 		d->demoted++;
 		d->demoted_bytes += s->regions * s->stride_bytes;
 	}
-	settle(c, t->to);
-	if (!p->leases && core_page_kept(c, t->from) &&
-	    !(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_PINNED)))
-		core_ripe_append(c, s, t->from);
-	else
-		settle(c, t->from);
+	core_transfer_settle(c, t->to);
+	core_transfer_settle_down(c, s, t->from);
 }
 
 static void up_done(struct core *c, const struct core_transfer *t, int error)
@@ -174,27 +206,34 @@ static void up_done(struct core *c, const struct core_transfer *t, int error)
 		d->checksum_misses++;
 		core_page_discard(c, t->from);
 	} else {
-		settle(c, t->from);
+		core_transfer_settle(c, t->from);
 	}
-	settle(c, t->to);
+	core_transfer_settle(c, t->to);
 }
 
 void core_transfer_done(struct core *c, unsigned index, int error, uint32_t sum)
 {
 	struct core_transfer t;
+	struct core_space *s;
 
 	assert(index < c->h->limits.transfers);
 	t = c->transfers[index];
 	assert(t.state == CORE_TRANSFER_FLIGHT && error <= 0);
+	s = upper_space(c, &t);
+	if (t.store && !error && core_store_goes_on(c, index, s, sum))
+		return;
 	c->transfers[index].state = CORE_TRANSFER_FREE;
 	c->transfers[index].next = c->h->transfer_free;
 	c->h->transfer_free = (uint16_t)index;
 	c->h->transfers_used--;
-	c->tenants[upper_space(c, &t)->tenant].transfers--;
-	c->pages[t.from].flags &= (uint16_t)~CORE_PAGE_BUSY;
-	c->pages[t.to].flags &= (uint16_t)~CORE_PAGE_BUSY;
+	c->tenants[s->tenant].transfers--;
+	set_busy(c, &t, false);
+	core_ripen_soon(c, s);
+	if (t.store) {
+		core_store_done(c, &t, s, error);
+		return;
+	}
 	c->h->device[t.device].transfers_failed += error != 0;
-	core_ripen_soon(c, upper_space(c, &t));
 	if (t.direction == CORE_UP)
 		up_done(c, &t, error);
 	else

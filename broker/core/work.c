@@ -131,7 +131,8 @@ static int drain_down(struct core *c, struct core_slab *slab, uint32_t page)
 
 	if (!slab->retired && core_tier_usable(c, s) && c->now_ns < slab->deadline_ns &&
 	    p->flags & CORE_PAGE_INDEXED && !(p->flags & CORE_PAGE_PENDING) &&
-	    !core_page_stale(c, p) && !core_page_expired(c, p) && !(p->flags & CORE_PAGE_BELOW)) {
+	    !core_page_stale(c, p) && !core_page_expired(c, p) && !(p->flags & CORE_PAGE_BELOW) &&
+	    core_ripe_wants(c, s, page)) {
 		core_page_forget(c, page);
 		r = core_tier_down(c, s, page);
 	}
