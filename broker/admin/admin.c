@@ -46,6 +46,9 @@ static void admin_end_walk(struct admin_conn *conn)
 	free(conn->walk.clients);
 	conn->walk.clients = NULL;
 	conn->walk.visit = NULL;
+	conn->settled = NULL;
+	cJSON_Delete(conn->later);
+	conn->later = NULL;
 }
 
 void admin_detach(struct session *ss)
@@ -195,6 +198,8 @@ bool admin_turn(struct server *s)
 			continue;
 		if (conn->walk.visit)
 			admin_walk_slice(conn);
+		else if (conn->settled)
+			(void)conn->settled(conn);
 		else if (conn->out && s->now_ns - conn->progress_ns > READER_PATIENCE_NS)
 			session_condemn(conn->session, "it does not read its answer");
 		more |= conn->walk.visit != NULL;

@@ -80,6 +80,8 @@ struct admin_conn {
 	uint32_t exit_code;
 	uint64_t progress_ns; /* when the reader last took something */
 	struct admin_walk walk;
+	bool (*settled)(struct admin_conn *conn); /* asked every turn, until it has answered */
+	cJSON *later;                             /* what it will answer with */
 };
 
 #define COMMAND_CHANGES (1u << 0)  /* changes something: knows a dry run */

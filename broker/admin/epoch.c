@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * epoch bump: O(1) and cannot fail. What it costs, and whom, takes a walk over the pages, so only
+ * epoch bump: O(1) and cannot fail; with a store the answer comes when it is written there, so that
+ * no crash brings the old epoch back. What it costs, and whom, takes a walk over the pages, so only
  * the dry run tells it: pages and bytes that become unreachable, and how much of that is held by
  * how many clients until they release it.
  */
@@ -12,6 +13,7 @@
 #include "broker/admin/commands.h"
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
+#include "broker/io/store_tier.h"
 
 static void epoch_visit(struct admin_conn *conn, uint32_t page)
 {
@@ -55,6 +57,19 @@ static void epoch_finish(struct admin_conn *conn)
 	command_answer(conn, ADMIN_EXIT_OK, answer);
 }
 
+static bool epoch_settled(struct admin_conn *conn)
+{
+	int settled = store_tier_ns_settled(conn->session->server, conn->walk.plan.ns);
+	cJSON *answer = conn->later;
+
+	if (!settled)
+		return false;
+	conn->later = NULL;
+	cJSON_AddBoolToObject(answer, "stored", settled > 0);
+	command_answer(conn, settled > 0 ? ADMIN_EXIT_OK : ADMIN_EXIT_PARTIAL, answer);
+	return true;
+}
+
 void command_epoch_bump(struct admin_conn *conn)
 {
 	int i = command_find_ns(conn, conn->argv[0]);
@@ -86,5 +101,9 @@ void command_epoch_bump(struct admin_conn *conn)
 	log_info("epoch of namespace %s moves to %u by uid %u",
 		 cJSON_GetStringValue(cJSON_GetObjectItem(answer, "ns")), ns->epoch,
 		 conn->session->uid);
-	command_answer(conn, ADMIN_EXIT_OK, answer);
+	store_tier_ns_bumped(conn->session->server, (unsigned)i);
+	conn->walk.plan = (struct epoch_plan){ .ns = (unsigned)i };
+	conn->later = answer;
+	conn->settled = epoch_settled;
+	(void)epoch_settled(conn);
 }

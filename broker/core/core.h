@@ -283,6 +283,8 @@ void core_store_attach(struct core *c, const struct core_store_ops *ops, void *a
 /* It is not any more: what is queued fails. What core_next_store_transfer() gave out is the
  * caller's to end. */
 void core_store_detach(struct core *c);
+/* Do pages that clients have in a space go there, sooner or later? */
+bool core_space_has_store(const struct core *c, unsigned space);
 /* The next transfer of the store, reads before writes: index, FLIGHT now; CORE_NONE16: none. */
 unsigned core_next_store_transfer(struct core *c);
 /* The page that it fills (UP) or writes (DOWN), and the key; core_transfer_done() ends it, for a

@@ -86,6 +86,13 @@ void core_store_detach(struct core *c)
 		core_transfer_done(c, index, -EIO, 0);
 }
 
+bool core_space_has_store(const struct core *c, unsigned space)
+{
+	const struct core_space *s = &c->spaces[space];
+
+	return core_store_usable(c, s->below == CORE_NONE16 ? s : &c->spaces[s->below]);
+}
+
 unsigned core_next_store_transfer(struct core *c)
 {
 	unsigned index = core_transfer_dequeue(c, &c->h->store_queue[CORE_UP]);

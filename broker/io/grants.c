@@ -26,6 +26,7 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
+#include "broker/io/store_tier.h"
 #include "broker/io/tiers.h"
 #include "broker/io/worker.h"
 
@@ -425,6 +426,7 @@ void grants_turn(struct server *s)
 
 	while ((slab = core_next_slab(&s->core)) != CORE_NONE16) {
 		if (s->core.slabs[slab].state != CORE_SLAB_CREATING) {
+			store_tier_slab_close(s, slab);
 			if (tiers_slab_close(s, slab))
 				grants_slab_given_up(s, slab);
 		} else if (grants_is_lower(s, slab)) {

@@ -165,8 +165,9 @@ static int hello_reply(struct session *ss, const struct kvb_msg_hello *msg)
 		       .length = sizeof(reply) },
 		.version = KVB_ABI_VERSION,
 		.client = ss->client,
-		.features = msg->features &
-			    (s->tiers ? KVB_FEAT_ALL : KVB_FEAT_ALL & ~KVB_FEAT_LOWER_TIER),
+		.features =
+			msg->features &
+			(s->tiers || s->store ? KVB_FEAT_ALL : KVB_FEAT_ALL & ~KVB_FEAT_LOWER_TIER),
 		.boot_id = s->boot_id,
 		.leases_max = s->core.clients[ss->client].leases_max,
 	};
@@ -303,6 +304,8 @@ static int space_reply(struct session *ss, uint32_t handle)
 
 	if (space->below != CORE_NONE16)
 		reply.tiers |= 1u << KVB_TIER_HOST;
+	if (core_space_has_store(core, member->space))
+		reply.tiers |= 1u << KVB_TIER_STORE;
 	device->ops->info(device, &info);
 	memcpy(reply.device_uuid, info.uuid, sizeof(reply.device_uuid));
 	return message_answer(ss, &reply, sizeof(reply), NULL, 0);

@@ -62,6 +62,13 @@ static const char options_help[] =
 	"                             all, next to the devices; default 0: there is none\n"
 	"  --mover-sums N             threads for each device that checksum what is kept there;\n"
 	"                             default half the CPUs, at most 8; 0: it is not verified\n"
+	"  --store PATH[=SIZE]        keep pages that host memory has no room for in SIZE of a "
+	"file or\n"
+	"                             block device, also over restarts; may be given for several.\n"
+	"                             GPUs need --host-tier for it\n"
+	"  --store-admit all|filter   what is written there: whatever goes, or what was wanted "
+	"twice;\n"
+	"                             default filter\n"
 	"  --tenant NAME[,KEY=VALUE]  a budget: min= high= max= (sizes, or % of the device), "
 	"weight=\n"
 	"                             (1 to 1000), uid= (number or name), device=host:NODE or\n"
@@ -380,6 +387,8 @@ enum option_id {
 	OPT_WARM,
 	OPT_HOST_TIER,
 	OPT_MOVER_SUMS,
+	OPT_STORE,
+	OPT_STORE_ADMIT,
 	OPT_IO,
 	OPT_NO_HUGE_PAGES,
 	OPT_FOREGROUND,
@@ -411,6 +420,8 @@ static const struct option options_long[] = {
 	{ "warm", required_argument, NULL, OPT_WARM },
 	{ "host-tier", required_argument, NULL, OPT_HOST_TIER },
 	{ "mover-sums", required_argument, NULL, OPT_MOVER_SUMS },
+	{ "store", required_argument, NULL, OPT_STORE },
+	{ "store-admit", required_argument, NULL, OPT_STORE_ADMIT },
 	{ "io", required_argument, NULL, OPT_IO },
 	{ "no-huge-pages", no_argument, NULL, OPT_NO_HUGE_PAGES },
 	{ "foreground", no_argument, NULL, OPT_FOREGROUND },
@@ -423,6 +434,7 @@ static const struct option options_long[] = {
 static const char *const io_words[] = {
 	[LOOP_AUTO] = "auto", [LOOP_URING] = "uring", [LOOP_EPOLL] = "epoll", NULL
 };
+static const char *const store_admit_words[] = { "all", "filter", NULL };
 static const char *const revoke_words[] = {
 	[REVOKE_EXTEND] = "extend", [REVOKE_KICK] = "kick", [REVOKE_QUARANTINE] = "quarantine", NULL
 };
@@ -455,6 +467,30 @@ static int parse_tier(const char *text, uint64_t *ret)
 {
 	if (size_parse(text, 0, ret) || (*ret && *ret < GPU_HANDLE_BYTES_MIN))
 		return complain("--host-tier: '%s' is not a size of 2M or more (4G), or 0", text);
+	return 0;
+}
+
+/* PATH, or PATH=SIZE: a path may have a '=' of its own, the last one counts if a size follows. */
+static int parse_store(struct server_config *cfg, char *text)
+{
+	struct server_store_config *store = &cfg->store[cfg->stores];
+	char *equals = strrchr(text, '=');
+
+	if (cfg->stores == SERVER_STORES_MAX)
+		return complain("--store %s: %u are as many as there may be", text,
+				SERVER_STORES_MAX);
+	*store = (struct server_store_config){ .path = text };
+	if (equals && size_parse(equals + 1, 0, &store->bytes))
+		return complain("--store %s: '%s' is not a size (20G)", text, equals + 1);
+	if (equals)
+		*equals = '\0';
+	if (!text[0])
+		return complain("--store: there is no path before the size");
+	for (unsigned i = 0; i < cfg->stores; i++) {
+		if (strcmp(cfg->store[i].path, text) == 0)
+			return complain("--store %s: given twice", text);
+	}
+	cfg->stores++;
 	return 0;
 }
 
@@ -543,6 +579,12 @@ static int option_take(struct options *o, int option, char *arg)
 		word = parse_word("--log-level", arg, level_words);
 		cfg->log_level = (enum log_level)word;
 		return word < 0 ? word : 0;
+	case OPT_STORE:
+		return parse_store(cfg, arg);
+	case OPT_STORE_ADMIT:
+		word = parse_word("--store-admit", arg, store_admit_words);
+		cfg->store_admit = word > 0;
+		return word < 0 ? word : 0;
 	case OPT_NO_HUGE_PAGES:
 		cfg->huge_pages = false;
 		return 0;
@@ -585,9 +627,15 @@ static int options_settle(struct options *o)
 		options_settle_pages(cfg, pages < PAGES_MIN   ? PAGES_MIN
 					  : pages > PAGES_MAX ? PAGES_MAX
 							      : (uint32_t)pages);
-	if (cfg->tier_bytes) {
+	if (cfg->tier_bytes)
 		cfg->limits.spaces = TIER_SPACES;
+	if (cfg->tier_bytes || cfg->stores)
 		cfg->limits.transfers = MOVER_RING_ENTRIES;
+	for (unsigned i = 0; cfg->stores && !cfg->tier_bytes && i < cfg->devices; i++) {
+		if (cfg->device[i].kind == KVB_DEVICE_CUDA)
+			return complain("--store: pages of cuda:%u pass through host memory on "
+					"their way there (give --host-tier too)",
+					cfg->device[i].ordinal);
 	}
 	if (!o->per_uid_given)
 		cfg->clients_per_uid = (cfg->limits.clients * 3 + 3) / 4;
@@ -634,6 +682,7 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.admins_max = 32,
 		.socket_mode = 0660,
 		.huge_pages = true,
+		.store_admit = true,
 		.limits = { .clients = 512 },
 	};
 	opterr = 0;

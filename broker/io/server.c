@@ -28,6 +28,7 @@
 #include "broker/io/log.h"
 #include "broker/io/ring.h"
 #include "broker/io/start.h"
+#include "broker/io/store_tier.h"
 #include "broker/io/tiers.h"
 #include "broker/io/worker.h"
 
@@ -125,8 +126,8 @@ static int server_start_loop(struct server *s)
 	int error;
 
 	s->sessions_max = s->cfg.limits.clients + s->cfg.admins_max + SERVER_SESSIONS_SPARE;
-	/* Three sources an engine, three a mover, one an arena; the listener, the signals and the
-	 * worker besides. */
+	/* Three sources an engine, three a mover, one an arena; the listener, the signals, the
+	 * worker and the store besides. */
 	error = server_step(
 		loop_new(s->cfg.engine, 3 * s->sessions_max + 4 * CORE_DEVICES_MAX + 8, &s->loop),
 		"event loop");
@@ -200,6 +201,8 @@ int server_start(struct server *s, const struct server_config *cfg)
 	if (error == 0)
 		error = server_step(tiers_new(s), "host tier");
 	if (error == 0)
+		error = server_step(store_tier_new(s), "store");
+	if (error == 0)
 		error = server_step(stats_open(s), "stats segment");
 	if (error == 0)
 		error = listener_open(s);
@@ -220,6 +223,7 @@ void server_finish(struct server *s)
 	}
 	if (s->stats)
 		stats_close(s);
+	store_tier_free(s);
 	tiers_free(s);
 	grants_free(s);
 	if (s->loop) {
@@ -348,6 +352,8 @@ static bool server_turn(struct server *s)
 	grants_turn(s);
 	if (tiers_turn(s))
 		busy = true;
+	if (store_tier_turn(s))
+		busy = true;
 	session_turn(s);
 	s->turns++;
 	return busy || s->core.h->clients_reaping;
@@ -365,7 +371,7 @@ static uint64_t server_rest_ns(const struct server *s)
 
 	next = earlier(next, earlier(listener_next_ns(s), grants_next_ns(s)));
 	next = earlier(next, earlier(s->overdue_ns, s->settle_ns));
-	next = earlier(next, tiers_next_ns(s));
+	next = earlier(next, earlier(tiers_next_ns(s), store_tier_next_ns(s)));
 	if (s->draining)
 		next = earlier(next, s->drain_until_ns);
 	if (s->watchdog_ns)
@@ -416,7 +422,7 @@ int server_run(struct server *s)
 		server_timers(s, busy);
 		if (s->stop)
 			break;
-		if (busy || s->hot_count || tiers_hot(s))
+		if (busy || s->hot_count || tiers_hot(s) || store_tier_hot(s))
 			n = server_look(s);
 		else
 			n = server_sleep(s);

@@ -9,7 +9,7 @@
  * the wheel:
  *
  *      turn:  time -> rings that are polled, a budget each -> core_work() slice -> grants -> tiers
- *             -> sockets, deaths, timers if the loop has any -> again, or sleep
+ *             and store -> sockets, deaths, timers if the loop has any -> again, or sleep
  *
  * It sleeps only when no ring is polled (each idle ring has NEED_DOORBELL set and re-checked) and
  * the core has no work left. One thread; those of the device worker (worker.h) and those that fill
@@ -30,9 +30,12 @@ struct gpu_device;
 struct stats;
 struct admin_conn;
 struct tiers;
+struct store_tier;
 
 #define SERVER_DEVICES_MAX CORE_DEVICES_MAX
 #define SERVER_TENANTS_MAX 256u
+
+#define SERVER_STORES_MAX 16u
 
 #define SERVER_UUID_BYTES 80
 
@@ -41,6 +44,12 @@ struct server_device_config {
 	uint32_t ordinal;
 	char uuid[SERVER_UUID_BYTES]; /* of the GPU, or the part of one; "": the ordinal tells */
 	uint64_t capacity_bytes;
+};
+
+/* A file or block device of the store; bytes 0: all of it. */
+struct server_store_config {
+	const char *path;
+	uint64_t bytes;
 };
 
 enum revoke_policy { REVOKE_EXTEND, REVOKE_KICK, REVOKE_QUARANTINE };
@@ -60,6 +69,7 @@ struct server_config {
 	uint64_t owner_deadline_ns;  /* for a request to the owner or the mover of a device */
 	uint64_t tier_bytes;         /* host tier, all nodes together; 0: none */
 	uint32_t mover_sums;         /* threads of a mover that checksum; 0: nobody does */
+	bool store_admit;            /* only what was wanted twice is stored */
 	enum log_level log_level;
 	uint32_t clients_per_uid;
 	uint32_t admins_max;
@@ -69,6 +79,8 @@ struct server_config {
 	struct core_limits limits;
 	unsigned devices;
 	struct server_device_config device[SERVER_DEVICES_MAX];
+	unsigned stores;
+	struct server_store_config store[SERVER_STORES_MAX];
 	unsigned tenants;
 	struct core_tenant_spec tenant[SERVER_TENANTS_MAX];
 };
@@ -150,7 +162,8 @@ struct server {
 	struct server_tier_share share[SERVER_DEVICES_MAX];
 	unsigned shares;
 	uint8_t share_of[SERVER_DEVICES_MAX]; /* by device */
-	struct tiers *tiers;                  /* tiers.h; NULL: nothing is below the devices */
+	struct tiers *tiers;                  /* tiers.h; NULL: no arena is below the devices */
+	struct store_tier *store;             /* store_tier.h; NULL: there is no store */
 	struct stats *stats;
 	struct session *sessions;
 	uint32_t sessions_max;

@@ -44,7 +44,7 @@
 #endif
 
 #define START_FDS_PER_CLIENT 6u /* socket, pidfd, three memfds, doorbell */
-#define START_FDS_OWN 64u
+#define START_FDS_OWN (64u + SERVER_STORES_MAX)
 #define START_GPU_RESERVE_BYTES                                                                    \
 	(512ull << 20)                      /* at least: contexts of engines, kernels, graphs      \
 					     */

@@ -188,6 +188,15 @@ bool tiers_slab_close(struct server *s, unsigned index)
 	return false;
 }
 
+int tiers_slab_memory(const struct server *s, unsigned index, uint64_t *ret_offset)
+{
+	const struct tier_slab *slab = &s->tiers->slab[index];
+	uint64_t bytes;
+
+	*ret_offset = slab->offset;
+	return arena_chunk(s->tiers->arena[space_of(s, index)->device].arena, slab->chunk, &bytes);
+}
+
 /* ---- arenas -------------------------------------------------------------------------------- */
 
 /* Chunks that the mover has not been told of. */

@@ -21,9 +21,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define TIERS_CHUNK_BYTES (1ull << 30)      /* of an arena: one memfd; a slab lies in one */
-#define TIERS_CHUNK_BYTES_MIN (64ull << 20) /* smaller where the arena is small: it serves sooner  \
-					     */
+#define TIERS_CHUNK_BYTES (1ull << 30) /* of an arena: one memfd; a slab lies in one */
+#define TIERS_CHUNK_BYTES_MIN                                                                      \
+	(64ull << 20) /* smaller where the arena is small: it serves sooner                        \
+		       */
 
 static inline uint64_t tiers_chunk_bytes(uint64_t arena_bytes)
 {
@@ -89,3 +90,6 @@ void tiers_slab_created(struct server *s, unsigned slab);
  * first, then grants_slab_given_up() is called for it.
  */
 bool tiers_slab_close(struct server *s, unsigned slab);
+
+/* Where a slab of an arena lies: the fd, which stays the arena's, and the offset there. */
+int tiers_slab_memory(const struct server *s, unsigned slab, uint64_t *ret_offset);

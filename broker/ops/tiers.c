@@ -26,7 +26,8 @@ static uint64_t deadline_ns(const struct server *s, uint64_t asked_ns)
 
 static bool has_below(const struct server *s, const struct core_member *m)
 {
-	return s->core.spaces[m->space].below != CORE_NONE16;
+	return s->core.spaces[m->space].below != CORE_NONE16 ||
+	       core_space_has_store(&s->core, m->space);
 }
 
 static struct core_lookup lookup_of(const struct ring_op *op, int ns)

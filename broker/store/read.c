@@ -155,7 +155,8 @@ int store_get(struct store *s, const struct store_key *key, const struct iovec *
 
 	for (uint32_t i = 0; i < n && n <= STORE_PIECES_MAX; i++)
 		bytes += piece[i].iov_len;
-	if (n == 0 || n > STORE_PIECES_MAX || bytes == 0 || bytes > STORE_PAGE_BYTES_MAX)
+	if (n == 0 || n > STORE_PIECES_MAX || bytes == 0 || bytes > STORE_PAGE_BYTES_MAX ||
+	    (n == STORE_PIECES_MAX && bytes % FORMAT_UNIT))
 		return -EINVAL;
 	r = store_request_new(s);
 	if (!r)

@@ -267,7 +267,8 @@ int store_put(struct store *s, const struct store_key *key, const struct iovec *
 	for (uint32_t i = 0; i < n && n <= STORE_PIECES_MAX; i++)
 		bytes += piece[i].iov_len;
 	if (n == 0 || n > STORE_PIECES_MAX || bytes == 0 || bytes > STORE_PAGE_BYTES_MAX ||
-	    bytes > most || key->ns >= s->ns_count)
+	    bytes > most || key->ns >= s->ns_count ||
+	    (n == STORE_PIECES_MAX && bytes % FORMAT_UNIT)) /* no room for one that fills up */
 		return -EINVAL;
 	if (s->cfg.read_only)
 		return -EROFS;

@@ -33,7 +33,7 @@
 
 #define STORE_PARTS_MAX 16u
 #define STORE_PATH_MAX 256u
-#define STORE_PIECES_MAX 255u            /* of a page */
+#define STORE_PIECES_MAX 256u            /* of a page; as many are a multiple of 4 KiB */
 #define STORE_PAGE_BYTES_MAX (64u << 20) /* and a quarter of a segment */
 #define STORE_NS_NONE 0xffffu
 

@@ -253,7 +253,10 @@ static bool look_up_tiers(struct client *c, uint32_t *ret)
 		return client_fail_call(c, "load", r);
 	*ret = device + (r > 0 ? (uint32_t)r : 0);
 	for (uint32_t i = device; i < run; i++) {
-		c->n->hit_blocks_host += i < *ret && KVB_PAGE_TIER(c->page[i]) != KVB_TIER_DEVICE;
+		enum kvb_tier tier = i < *ret ? KVB_PAGE_TIER(c->page[i]) : KVB_TIER_NONE;
+
+		c->n->hit_blocks_host += tier == KVB_TIER_HOST;
+		c->n->hit_blocks_store += tier == KVB_TIER_STORE;
 		c->page[i] = i < *ret ? c->some[i - device] : KVB_PAGE_NONE;
 	}
 	c->n->hit_blocks += *ret;

@@ -209,6 +209,7 @@ static void add_up(const struct live *l, struct replay_result *ret)
 		ret->n.blocks += n->blocks;
 		ret->n.hit_blocks += n->hit_blocks;
 		ret->n.hit_blocks_host += n->hit_blocks_host;
+		ret->n.hit_blocks_store += n->hit_blocks_store;
 		ret->n.refused += n->refused;
 		ret->n.pages_verified += n->pages_verified;
 		ret->n.corrupt += n->corrupt;

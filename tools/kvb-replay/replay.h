@@ -53,8 +53,9 @@ struct replay_options {
 struct replay_counts {
 	uint64_t requests, blocks;
 	uint64_t hit_blocks;
-	uint64_t hit_blocks_host; /* of these, those that a lower tier had */
-	uint64_t refused;         /* blocks that found no room */
+	uint64_t hit_blocks_host;  /* of these, those that the host tier had */
+	uint64_t hit_blocks_store; /* and the store */
+	uint64_t refused;          /* blocks that found no room */
 	uint64_t pages_verified, corrupt;
 	uint64_t bytes_filled, bytes_verified;
 	uint64_t fill_ns, verify_ns;

@@ -26,12 +26,14 @@ static void print_json(const struct replay_options *o, const struct replay_resul
 
 	printf("{\"mode\": \"%s\", \"requests\": %" PRIu64 ", \"blocks\": %" PRIu64
 	       ", \"hit_blocks\": %" PRIu64 ", \"hit_ratio\": %.6f, \"hit_blocks_device\": %" PRIu64
-	       ", \"hit_blocks_host\": %" PRIu64 ", \"evictions\": %" PRIu64
-	       ", \"refused\": %" PRIu64 ", \"pages_verified\": %" PRIu64 ", \"corrupt\": %" PRIu64
+	       ", \"hit_blocks_host\": %" PRIu64 ", \"hit_blocks_store\": %" PRIu64
+	       ", \"evictions\": %" PRIu64 ", \"refused\": %" PRIu64
+	       ", \"pages_verified\": %" PRIu64 ", \"corrupt\": %" PRIu64
 	       ", \"seconds\": %.6f, \"interrupted\": %s",
 	       o->sim ? "sim" : "live", n->requests, n->blocks, n->hit_blocks,
-	       ratio(n->hit_blocks, n->blocks), n->hit_blocks - n->hit_blocks_host,
-	       n->hit_blocks_host, r->evictions, n->refused, n->pages_verified, n->corrupt,
+	       ratio(n->hit_blocks, n->blocks),
+	       n->hit_blocks - n->hit_blocks_host - n->hit_blocks_store, n->hit_blocks_host,
+	       n->hit_blocks_store, r->evictions, n->refused, n->pages_verified, n->corrupt,
 	       r->seconds, r->interrupted ? "true" : "false");
 	if (o->sim) {
 		printf(", \"policy\": \"%s\", \"capacity_pages\": %" PRIu64
@@ -86,9 +88,10 @@ void report_print(const struct replay_options *o, const struct replay_result *r)
 	printf("%-10s %9" PRIu64 "\n", "blocks", n->blocks);
 	printf("%-10s %9" PRIu64 "  %.2f %% of the blocks\n", "hits", n->hit_blocks,
 	       100 * ratio(n->hit_blocks, n->blocks));
-	if (n->hit_blocks_host) {
-		printf("%-10s %9" PRIu64 "  of the hits from a lower tier\n", "brought up",
-		       n->hit_blocks_host);
+	if (n->hit_blocks_host + n->hit_blocks_store) {
+		printf("%-10s %9" PRIu64 "  of the hits from the host tier, %" PRIu64
+		       " from the store\n",
+		       "brought up", n->hit_blocks_host, n->hit_blocks_store);
 	}
 	printf("%-10s %9" PRIu64 "\n", "evictions", r->evictions);
 	printf("%-10s %9" PRIu64 "  blocks that found no room\n", "refused", n->refused);
