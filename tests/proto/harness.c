@@ -325,24 +325,44 @@ static int admin_open(const struct broker *b, int *ret_stats_fd)
 	return sock;
 }
 
-/* Mapped once for a daemon: where fds are what is short, a connection more would be in the way. */
+static const struct stats_segment *stats_map(const struct broker *b)
+{
+	const struct stats_segment *seg;
+	int fd, sock = admin_open(b, &fd);
+
+	ck_assert_int_eq(stats_read_map(fd, &seg, NULL), 0);
+	close(fd);
+	close(sock);
+	return seg;
+}
+
+static const struct stats_segment *stats_copy(const struct stats_segment *seg)
+{
+	static struct stats_segment copy;
+
+	ck_assert_int_eq(stats_read_copy(seg, &copy), 0);
+	return &copy;
+}
+
 const struct stats_segment *broker_stats(const struct broker *b)
 {
+	const struct stats_segment *seg = stats_map(b), *copy = stats_copy(seg);
+
+	stats_read_unmap(seg);
+	return copy;
+}
+
+const struct stats_segment *broker_stats_unasked(const struct broker *b)
+{
 	static const struct stats_segment *seg;
-	static struct stats_segment copy;
 	static pid_t pid;
 
 	if (pid != b->pid) {
-		int fd, sock = admin_open(b, &fd);
-
 		stats_read_unmap(seg);
-		ck_assert_int_eq(stats_read_map(fd, &seg, NULL), 0);
-		close(fd);
-		close(sock);
+		seg = stats_map(b);
 		pid = b->pid;
 	}
-	ck_assert_int_eq(stats_read_copy(seg, &copy), 0);
-	return &copy;
+	return stats_copy(seg);
 }
 
 int broker_ctl(const struct broker *b, const char *const *argv)

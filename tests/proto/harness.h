@@ -62,6 +62,9 @@ uint64_t broker_cpu_ns(const struct broker *b);                 /* used so far b
 void broker_limit_fds(const struct broker *b, uint64_t nofile); /* of the running one */
 /* A fresh copy, by an operator's connection. In static memory: the next call overwrites it. */
 const struct stats_segment *broker_stats(const struct broker *b);
+/* As it was published last, a tenth of a second ago at most while there is work. But for the first
+ * time without a connection, for when the daemon is short of fds. */
+const struct stats_segment *broker_stats_unasked(const struct broker *b);
 /* Exit code of a broker-ctl command spoken by hand. */
 int broker_ctl(const struct broker *b, const char *const *argv);
 
