@@ -1,153 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Between the core and the store; see store_tier.h.
- *
- * A transfer, once the core has given it out, is with the store or is `held`: one at most, which
- * the store had no room for. A page is named to the store by its pieces, one a region, in the order
- * of the regions; a page of an arena is one piece that has the same bytes in the same order, so the
- * store does not know where a page came from, and may give it back to the other place.
- *
- * What went down from a device by its mover has a checksum already, the store's own kind: it is
- * handed on, and not made again.
+ * Between the core and the store: its life, its keys and its namespaces; see store_tier.h. Pages
+ * are moved by store_copy.c.
  */
-
-#include "broker/io/store_tier.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
-#include "broker/io/server.h"
-#include "broker/io/tiers.h"
-#include "broker/policy/admit.h"
-#include "broker/store/store.h"
+#include "broker/io/store_state.h"
 
 #define STORE_TIER_REPORTS 64u
 #define STORE_TIER_HOT_NS (300ull * 1000) /* a read of a good drive takes a third of it */
 #define STORE_TIER_PART 2u                /* of the store's pages are remembered by admission */
-
-_Static_assert(STORE_PIECES_MAX >= KVB_REGIONS_MAX, "a page has a piece a region");
-
-/* A namespace of the core, as the store knows it. */
-struct tier_ns {
-	bool known;
-	uint16_t row; /* the store's; STORE_NS_NONE */
-	uint16_t tenant;
-	uint8_t digest[32];
-	uint32_t bumps; /* on their way */
-	int bump_error; /* of the last that failed */
-};
-
-struct store_tier {
-	struct store *store;
-	struct loop_source event;
-	bool rung;
-	unsigned held;  /* transfer that the store had no room for; CORE_NONE16 */
-	uint32_t reads; /* that the store has */
-	uint32_t writes;
-	uint64_t read_ns;   /* when it was last given one, or ended one */
-	char **slab;        /* by core slab: where it is mapped; NULL */
-	struct tier_ns *ns; /* by core namespace */
-	struct admit admit;
-	uint64_t *admit_bits[2];
-	struct log_limit limit;
-};
-
-/* ---- memory of pages ----------------------------------------------------------------------- */
-
-static bool is_lower(const struct server *s, const struct core_space *space)
-{
-	return s->core.h->device[space->device].kind == CORE_KIND_ARENA;
-}
-
-/* The handles of a slab side by side, a region behind the other. */
-static char *map_handles(const struct server *s, unsigned index, const struct core_space *space)
-{
-	unsigned n = 0;
-	const int *fds = grants_slab_fds(s, index, &n);
-	char *mem = mmap(NULL, space->slab_bytes, PROT_NONE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (mem == MAP_FAILED)
-		return NULL;
-	for (unsigned i = 0; i < n; i++) {
-		if (mmap(mem + i * space->handle_bytes, space->handle_bytes, PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_FIXED, fds[i], 0) != MAP_FAILED)
-			continue;
-		munmap(mem, space->slab_bytes);
-		return NULL;
-	}
-	return mem;
-}
-
-/* Arenas are filled and stay as they are: it pays to register them. */
-static char *map_piece(struct server *s, unsigned index, const struct core_space *space)
-{
-	uint64_t offset;
-	int fd = tiers_slab_memory(s, index, &offset);
-	char *mem = mmap(NULL, space->slab_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-			 (off_t)offset);
-
-	if (mem == MAP_FAILED)
-		return NULL;
-	(void)store_memory_add(s->store->store, mem, space->slab_bytes);
-	return mem;
-}
-
-static char *slab_memory(struct server *s, unsigned index)
-{
-	struct store_tier *t = s->store;
-	const struct core_space *space = &s->core.spaces[s->core.slabs[index].space];
-
-	if (t->slab[index] || fault_fails("store-map"))
-		return t->slab[index];
-	t->slab[index] =
-		is_lower(s, space) ? map_piece(s, index, space) : map_handles(s, index, space);
-	if (t->slab[index])
-		madvise(t->slab[index], space->slab_bytes, MADV_DONTDUMP);
-	else if (log_limit_pass(&t->limit, s->now_ns, 10))
-		log_warn("store: memory of pages cannot be mapped: %s (their copies fail)",
-			 strerror(errno));
-	return t->slab[index];
-}
-
-void store_tier_slab_close(struct server *s, unsigned index)
-{
-	struct store_tier *t = s->store;
-
-	if (!t || !t->slab[index])
-		return;
-	store_memory_remove(t->store, t->slab[index]);
-	munmap(t->slab[index], s->core.spaces[s->core.slabs[index].space].slab_bytes);
-	t->slab[index] = NULL;
-}
-
-/* The pieces of a page. How many; 0: its memory is not to be had. */
-static uint32_t page_pieces(struct server *s, uint32_t page, struct iovec *ret)
-{
-	unsigned index = s->core.units[page / CORE_UNIT_PAGES];
-	const struct core_slab *slab = &s->core.slabs[index];
-	const struct core_space *space = &s->core.spaces[slab->space];
-	uint64_t region_bytes = space->handles_per_region * space->handle_bytes;
-	char *mem = slab_memory(s, index);
-
-	if (!mem)
-		return 0;
-	for (uint32_t r = 0; r < space->regions; r++)
-		ret[r] = (struct iovec){
-			.iov_base =
-				mem + r * region_bytes + (page - slab->base) * space->stride_bytes,
-			.iov_len = space->stride_bytes,
-		};
-	return space->regions;
-}
 
 /* ---- keys ---------------------------------------------------------------------------------- */
 
@@ -169,8 +40,7 @@ static void make_place(const struct server *s, unsigned tenant, const uint8_t di
 	store_place_make(s->store->store, &id, ret);
 }
 
-/* False: the store has no row for the namespace. */
-static bool make_key(const struct server *s, const struct core_key *key, struct store_key *ret)
+bool store_tier_key(const struct server *s, const struct core_key *key, struct store_key *ret)
 {
 	const struct tier_ns *ns = &s->store->ns[key->ns];
 	struct store_place place;
@@ -189,7 +59,7 @@ static bool store_tier_has(void *arg, const struct core_key *key)
 	const struct server *s = arg;
 	struct store_key k;
 
-	return make_key(s, key, &k) && store_find(s->store->store, &k);
+	return store_tier_key(s, key, &k) && store_find(s->store->store, &k);
 }
 
 static bool store_tier_admit(void *arg, const struct core_page *page, const struct core_key *key)
@@ -268,67 +138,7 @@ int store_tier_ns_settled(const struct server *s, unsigned index)
 	return t->bumps ? 0 : t->bump_error ? t->bump_error : 1;
 }
 
-/* ---- transfers ----------------------------------------------------------------------------- */
-
-/* 0: the store has it, or what refused it. */
-static int submit(struct server *s, unsigned index)
-{
-	struct store_tier *t = s->store;
-	const bool up = s->core.transfers[index].direction == CORE_UP;
-	void *user = (void *)(uintptr_t)index; /* NOLINT(performance-no-int-to-ptr) */
-	struct iovec piece[KVB_REGIONS_MAX];
-	struct store_key key;
-	struct core_key k;
-	uint32_t page = core_store_page(&s->core, index, &k);
-	uint32_t n = page_pieces(s, page, piece);
-	bool summed =
-		is_lower(s, &s->core.spaces[s->core.slabs[s->core.units[page / CORE_UNIT_PAGES]]
-						    .space]) &&
-		s->cfg.mover_sums;
-	int error;
-
-	if (!n)
-		return -ENOMEM;
-	if (!make_key(s, &k, &key))
-		return -ENOENT;
-	if (up)
-		error = store_get(t->store, &key, piece, n, 0, user);
-	else
-		error = store_put(t->store, &key, piece, n, summed ? &s->core.sums[page] : NULL,
-				  user);
-	if (error)
-		return error;
-	if (up)
-		t->read_ns = s->now_ns;
-	*(up ? &t->reads : &t->writes) += 1;
-	return 0;
-}
-
-static void transfer_end(struct server *s, unsigned index, int error, uint32_t sum)
-{
-	core_transfer_done(&s->core, index, error, sum);
-	s->parked_look_ns = s->now_ns; /* whoever waits for it is looked at now */
-}
-
-static bool submit_all(struct server *s)
-{
-	struct store_tier *t = s->store;
-	bool did = false;
-
-	while (t->held != CORE_NONE16 ||
-	       (t->held = core_next_store_transfer(&s->core)) != CORE_NONE16) {
-		unsigned index = t->held;
-		int error = submit(s, index);
-
-		if (error == -EAGAIN)
-			break;
-		t->held = CORE_NONE16;
-		did = true;
-		if (error)
-			transfer_end(s, index, error, 0);
-	}
-	return did;
-}
+/* ---- the turn ------------------------------------------------------------------------------ */
 
 static void bump_done(struct server *s, unsigned index, int status)
 {
@@ -345,39 +155,28 @@ static void bump_done(struct server *s, unsigned index, int status)
 	s->parked_look_ns = s->now_ns;
 }
 
-static void done(struct server *s, const struct store_done *d)
-{
-	struct store_tier *t = s->store;
-	const uintptr_t user = (uintptr_t)d->user;
-
-	if (d->kind == STORE_DONE_BUMP) {
-		bump_done(s, (unsigned)(user & ~USER_BUMP), d->status);
-		return;
-	}
-	if (d->kind == STORE_DONE_GET)
-		t->read_ns = s->now_ns;
-	*(d->kind == STORE_DONE_GET ? &t->reads : &t->writes) -= 1;
-	transfer_end(s, (unsigned)user, d->status, d->crc);
-}
-
 bool store_tier_turn(struct server *s)
 {
-	struct store_done reports[STORE_TIER_REPORTS];
+	struct store_done done[STORE_TIER_REPORTS];
 	struct store_tier *t = s->store;
-	uint32_t n, all = 0;
+	uint32_t n;
 	bool did;
 
 	if (!t)
 		return false;
-	did = submit_all(s);
+	did = store_copy_submit(s);
 	if (!did && !t->rung && !store_pending(t->store) && s->now_ns < store_next_ns(t->store))
 		return false;
 	t->rung = false;
-	n = store_poll(t->store, s->now_ns, reports, STORE_TIER_REPORTS);
-	for (uint32_t i = 0; i < n; i++)
-		done(s, &reports[i]);
-	all += n;
-	return did || all || store_pending(t->store);
+	n = store_poll(t->store, s->now_ns, done, STORE_TIER_REPORTS);
+	for (uint32_t i = 0; i < n; i++) {
+		if (done[i].kind == STORE_DONE_BUMP)
+			bump_done(s, (unsigned)((uintptr_t)done[i].user & ~USER_BUMP),
+				  done[i].status);
+		else
+			store_copy_done(s, &done[i]);
+	}
+	return did || n || store_pending(t->store);
 }
 
 bool store_tier_hot(const struct server *s)
@@ -479,11 +278,12 @@ int store_tier_new(struct server *s)
 	s->store = t = fault_calloc("store", 1, sizeof(*t));
 	if (!t)
 		return -ENOMEM;
+	t->server = s;
 	t->event = LOOP_SOURCE_NULL;
-	t->held = CORE_NONE16;
-	t->slab = fault_calloc("store", limits->slabs, sizeof(*t->slab));
+	error = store_copy_new(s);
 	t->ns = fault_calloc("store", limits->namespaces, sizeof(*t->ns));
-	error = t->slab && t->ns ? open_store(s) : -ENOMEM;
+	if (error == 0)
+		error = t->ns ? open_store(s) : -ENOMEM;
 	if (error == 0 && s->cfg.store_admit)
 		error = make_filter(s);
 	if (error == 0)
@@ -503,13 +303,9 @@ void store_tier_free(struct server *s)
 		return;
 	loop_del(s->loop, &t->event);
 	t->store = store_close(t->store);
-	for (uint32_t i = 0; t->slab && i < s->core.h->limits.slabs; i++) {
-		if (t->slab[i])
-			munmap(t->slab[i], s->core.spaces[s->core.slabs[i].space].slab_bytes);
-	}
+	store_copy_free(s);
 	free(t->admit_bits[0]);
 	free(t->admit_bits[1]);
-	free(t->slab);
 	free(t->ns);
 	free(t);
 	s->store = NULL;

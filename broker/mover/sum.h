@@ -10,7 +10,8 @@
  * and sum of its pages, is the submitter's to read when mover_sums_done() says so. A job must stay
  * where it is until then, or until mover_sums_close().
  *
- * One thread submits. A zeroed struct is a pool that is not open.
+ * One thread submits. A zeroed struct is a pool that is not open. Movers have one, and the daemon
+ * for its store.
  */
 
 #include <pthread.h>

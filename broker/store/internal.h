@@ -88,6 +88,7 @@ struct request {
 	bool has_crc;
 	bool late;  /* a get that was reported -ETIME */
 	bool timed; /* on the list of deadlines */
+	bool unchecked;
 	uint32_t bytes;
 	uint32_t crc;
 	uint32_t segment; /* a get: being read */

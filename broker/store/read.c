@@ -50,12 +50,12 @@ static void bounce_out(struct request *r)
 	}
 }
 
-static void mismatch(struct store *s, struct request *r)
+static void mismatch(struct store *s, const struct index_tag *tag, uint32_t segment, uint16_t unit)
 {
-	struct segment *g = &s->segment[r->segment];
+	struct segment *g = &s->segment[segment];
 
 	s->stats.mismatches++;
-	index_table_remove_at(&s->index, &r->tag, r->segment, r->unit);
+	index_table_remove_at(&s->index, tag, segment, unit);
 	if (++g->mismatches >= MISMATCHES_MAX && g->state == SEGMENT_CLOSED)
 		segment_poison(s, g);
 }
@@ -74,8 +74,8 @@ static int outcome(struct store *s, struct request *r)
 	p->failures = 0;
 	if (r->bounce)
 		bounce_out(r);
-	if (!s->cfg.no_verify && store_crc_pieces(r->piece, r->n) != r->crc) {
-		mismatch(s, r);
+	if (!r->unchecked && !s->cfg.no_verify && store_crc_pieces(r->piece, r->n) != r->crc) {
+		mismatch(s, &r->tag, r->segment, r->unit);
 		return -ENOENT;
 	}
 	s->stats.page_bytes_read += r->bytes;
@@ -145,8 +145,8 @@ void read_deadlines(struct store *s)
 	s->timed_next_ns = next_ns;
 }
 
-int store_get(struct store *s, const struct store_key *key, const struct iovec *piece, uint32_t n,
-	      uint64_t deadline_ns, void *user)
+static int get(struct store *s, const struct store_key *key, const struct iovec *piece, uint32_t n,
+	       uint64_t deadline_ns, bool unchecked, void *user)
 {
 	struct index_place at;
 	struct request *r;
@@ -169,6 +169,7 @@ int store_get(struct store *s, const struct store_key *key, const struct iovec *
 		return -ENOENT;
 	}
 	r->kind = REQUEST_GET;
+	r->unchecked = unchecked;
 	r->key = *key;
 	r->user = user;
 	r->n = n;
@@ -182,4 +183,26 @@ int store_get(struct store *s, const struct store_key *key, const struct iovec *
 	if (deadline_ns)
 		add_deadline(s, r, deadline_ns);
 	return 0;
+}
+
+int store_get(struct store *s, const struct store_key *key, const struct iovec *piece, uint32_t n,
+	      uint64_t deadline_ns, void *user)
+{
+	return get(s, key, piece, n, deadline_ns, false, user);
+}
+
+int store_get_unchecked(struct store *s, const struct store_key *key, const struct iovec *piece,
+			uint32_t n, uint64_t deadline_ns, void *user)
+{
+	return get(s, key, piece, n, deadline_ns, true, user);
+}
+
+void store_distrust(struct store *s, const struct store_key *key)
+{
+	struct index_place at;
+	struct index_tag tag;
+
+	store_tag(s, key->where, key->chain, key->epoch, &tag);
+	if (store_locate(s, key, &tag, &at))
+		mismatch(s, &tag, at.segment, at.unit);
 }
