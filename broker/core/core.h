@@ -285,6 +285,12 @@ void core_store_attach(struct core *c, const struct core_store_ops *ops, void *a
 void core_store_detach(struct core *c);
 /* Do pages that clients have in a space go there, sooner or later? */
 bool core_space_has_store(const struct core *c, unsigned space);
+/*
+ * From now on whatever the store wants and nobody leases is written there, wanted memory or not:
+ * before the end. True: all of it is.
+ */
+void core_store_write_out(struct core *c);
+bool core_store_is_written_out(const struct core *c);
 /* The next transfer of the store, reads before writes: index, FLIGHT now; CORE_NONE16: none. */
 unsigned core_next_store_transfer(struct core *c);
 /* The page that it fills (UP) or writes (DOWN), and the key; core_transfer_done() ends it, for a

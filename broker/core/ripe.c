@@ -126,9 +126,19 @@ static uint32_t at_hand(const struct core_space *s)
 	return s->pages_free + s->ripe + s->falling;
 }
 
+/* How many of its pages should be on their way there. */
+static uint32_t short_of(const struct core *c, const struct core_space *s)
+{
+	uint32_t mark = ripe_low_mark(c, s);
+
+	if (c->h->writing_out && s->below == CORE_NONE16)
+		return s->listed;
+	return at_hand(s) < mark ? 2 * mark - at_hand(s) : 0;
+}
+
 void core_ripen_soon(struct core *c, const struct core_space *s)
 {
-	if (core_tier_usable(c, s) && at_hand(s) < ripe_low_mark(c, s))
+	if (core_tier_usable(c, s) && short_of(c, s))
 		c->h->spaces_ripening = 1;
 }
 
@@ -223,13 +233,9 @@ void core_ripen_work(struct core *c, uint32_t *units)
 {
 	for (unsigned i = 0; i < c->h->limits.spaces && *units; i++) {
 		struct core_space *s = &c->spaces[i];
-		uint32_t mark;
 
-		if (!s->used || !core_tier_usable(c, s))
-			continue;
-		mark = ripe_low_mark(c, s);
-		if (at_hand(s) < mark)
-			ripen(c, s, 2 * mark - at_hand(s), units);
+		if (s->used && core_tier_usable(c, s) && short_of(c, s))
+			ripen(c, s, short_of(c, s), units);
 	}
 	c->h->spaces_ripening = !*units; /* those behind have not been looked at */
 }

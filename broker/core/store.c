@@ -93,6 +93,23 @@ bool core_space_has_store(const struct core *c, unsigned space)
 	return core_store_usable(c, s->below == CORE_NONE16 ? s : &c->spaces[s->below]);
 }
 
+void core_store_write_out(struct core *c)
+{
+	c->h->writing_out = 1;
+	c->h->spaces_ripening = 1;
+}
+
+bool core_store_is_written_out(const struct core *c)
+{
+	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
+		const struct core_space *s = &c->spaces[i];
+
+		if (s->used && core_store_usable(c, s) && (s->listed || s->falling))
+			return false;
+	}
+	return true;
+}
+
 unsigned core_next_store_transfer(struct core *c)
 {
 	unsigned index = core_transfer_dequeue(c, &c->h->store_queue[CORE_UP]);

@@ -426,6 +426,8 @@ struct core_header {
 	uint32_t spaces_ripening; /* a space may be short of pages that can go: core_work() looks */
 	struct core_queue queue[CORE_DEVICES_MAX][2]; /* by device and enum core_direction */
 	struct core_queue store_queue[2];
+	uint32_t writing_out; /* all that the store wants goes there now */
+	uint32_t resv;
 	struct core_counters n;
 	struct core_device device[CORE_DEVICES_MAX];
 };

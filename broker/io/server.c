@@ -8,8 +8,9 @@
  * parts name. While rings are polled, most turns are nothing but a look at them (a spin), so that
  * an answer waits for nothing else; every SERVER_SPINS-th turn is whole, and reads the clock.
  *
- * SIGTERM: nobody new is let in, attached clients are told (DRAINING), and the daemon goes when the
- * last has gone or when the time for it is over. A second signal does not wait.
+ * SIGTERM: nobody new is let in, attached clients are told (DRAINING), and when the last has gone
+ * or the time for it is over, what the store wants is written out, for as long again at most. A
+ * second signal does not wait.
  */
 
 #include <assert.h>
@@ -300,6 +301,18 @@ static void server_look_at_revocations(struct server *s)
 
 /* ---- the wheel ----------------------------------------------------------------------------- */
 
+/* Clients have had their time: now the store. */
+static void server_wind_up(struct server *s)
+{
+	if (s->store && !s->core.h->writing_out) {
+		core_store_write_out(&s->core);
+		s->drain_until_ns = s->now_ns + s->cfg.drain_ns;
+		log_info("stopping: what is worth it is written to the store");
+	}
+	if (!s->store || core_store_is_written_out(&s->core) || s->now_ns >= s->drain_until_ns)
+		s->stop = true;
+}
+
 /* What goes by the clock. */
 static void server_timers(struct server *s, bool busy)
 {
@@ -310,8 +323,9 @@ static void server_timers(struct server *s, bool busy)
 		s->settle_ns = s->now_ns + SERVER_SETTLE_NS;
 	if (s->revocations_seen != s->core.h->n.revocations || s->now_ns >= s->overdue_ns)
 		server_look_at_revocations(s);
-	if (s->draining && (!s->engines || s->now_ns >= s->drain_until_ns))
-		s->stop = true;
+	if (s->draining &&
+	    (!s->engines || s->core.h->writing_out || s->now_ns >= s->drain_until_ns))
+		server_wind_up(s);
 	if (s->watchdog_ns && s->now_ns >= s->watchdog_next_ns) {
 		s->watchdog_next_ns = s->now_ns + s->watchdog_ns;
 		sd_notify(0, "WATCHDOG=1");
