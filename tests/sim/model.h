@@ -197,7 +197,9 @@ uint32_t model_member_busy(const struct model *m, int member,
 /* True the first time a name appears in a space: no name ever comes back. */
 bool model_name_is_new(struct m_space *s, kvb_page_t name);
 
-/* ---- judging (model_check.c) --------------------------------------------------------------- */
+/* ---- judging (model_check.c, model_transfer.c) --------------------------------------------- */
+
+extern const char *const model_page_states[];
 
 /* Takes over transfers that the core has started: their pages are BUSY, one of them ARRIVING. */
 void model_absorb_transfers(struct world *w);

@@ -133,6 +133,8 @@ struct world {
 };
 
 const char *op_name(enum op op);
+uint32_t op_weight(enum op op); /* usual one */
+bool op_is_vital(enum op op);   /* without it a history goes nowhere: never switched off */
 
 /* Plays one history of `steps` steps. True if it held; else w->why says what did not. */
 bool world_run(struct world *w, uint64_t seed, uint64_t steps);
@@ -188,6 +190,9 @@ static inline struct core_member *world_member(struct world *w, int member)
 	return &w->c.members[member];
 }
 
+/* world_make.c */
+void world_choose(struct world *w); /* cfg */
+void world_make_devices(struct world *w);
 /* ops_page.c */
 void op_alloc(struct world *w);
 void op_free(struct world *w);
