@@ -188,17 +188,17 @@ uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_
 			     int *ret_error)
 {
 	struct core_space *low = &c->spaces[s->below];
-	uint32_t room = core_transfer_room(c, s), got = 0, page;
+	uint32_t got = 0, page;
 	bool near;
 
 	*ret_error = -EAGAIN;
-	if (!room)
+	if (!core_transfer_room(c, s))
 		return 0;
 	core_tier_grow_low(c, low, n);
 	if (core_tier_coming(c, s))
 		return 0;
 	near = is_slab_near(c, low); /* then nothing need be evicted below */
-	while (got < n && got < room && (low->pages_free || !near) &&
+	while (got < n && got < core_transfer_room(c, s) && (low->pages_free || !near) &&
 	       (page = take_low(c, low, ret_error)) != CORE_NONE) {
 		uint32_t at = got++;
 
@@ -206,6 +206,9 @@ uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_
 			ret[at] = ret[at - 1];
 		ret[at] = page;
 	}
+	/* what was to make way below may have taken the last transfers for itself */
+	for (; got > core_transfer_room(c, s); *ret_error = -EAGAIN)
+		core_page_make_free(c, ret[--got]);
 	return got;
 }
 
