@@ -61,16 +61,32 @@ static void absorb_leases(struct world *w, struct m_space *s, struct m_page *p,
 	}
 }
 
-/* May this page, as the model knows it, have become free? */
-static bool may_be_free(const struct world *w, const struct m_page *p, uint8_t slab_state)
+/* All are used, or what is left is shared with others. */
+static bool are_transfers_scarce(const struct world *w)
 {
+	uint32_t tenants = 0;
+
+	for (unsigned i = 0; i < M_TENANTS; i++)
+		tenants += w->m.tenant[i].used;
+	return w->c.h->transfers_used == w->c.h->limits.transfers ||
+	       (tenants > 1 && w->c.h->transfers_used);
+}
+
+/* May this page, as the model knows it, have become free? */
+static bool may_be_free(const struct world *w, const struct m_space *s, const struct m_page *p,
+			uint8_t slab_state)
+{
+	/* below: to be written to, and then there was no transfer for it */
+	bool taken =
+		w->may_rise || (s->above != M_NONE && w->store_there && are_transfers_scarce(w));
+
 	switch (p->state) {
 	case CORE_PAGE_FREE: /* taken, and not used */
-		return w->may_rise;
+		return taken;
 	case CORE_PAGE_SEALED:
 		return !model_leased(p) && !p->busy &&
 		       (slab_state != CORE_SLAB_LIVE || !p->indexed || model_stale(w, p) ||
-			(w->may_rise && !p->pinned));
+			(taken && !p->pinned));
 	case CORE_PAGE_FILLING:
 	case CORE_PAGE_QUARANTINE:
 		return w->m.client[p->owner].state == CORE_CLIENT_DEAD;
@@ -105,11 +121,12 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 	if (cp->state == CORE_PAGE_SEALED || cp->state == CORE_PAGE_ARRIVING || p->lessees)
 		absorb_leases(w, s, p, cp, id);
 	if (cp->state == CORE_PAGE_FREE && (p->state != CORE_PAGE_FREE || cp->gen != p->gen) &&
-	    may_be_free(w, p, slab->state)) {
+	    may_be_free(w, s, p, slab->state)) {
 		uint32_t gen = p->gen;
 
 		model_page_freed(p);
-		if (w->may_rise && cp->gen != gen) /* evicted first, for a page that did not come */
+		if ((w->may_rise || s->above != M_NONE) &&
+		    cp->gen != gen) /* evicted first, for a page that did not come */
 			p->gen = cp->gen;
 	}
 	if (cp->state == CORE_PAGE_QUARANTINE && p->state == CORE_PAGE_FILLING &&
@@ -301,7 +318,7 @@ void model_absorb(struct world *w)
 			continue;
 		}
 		if (w->c.spaces[i].used) {
-			if (s->above != M_NONE || s->below != M_NONE)
+			if (s->above != M_NONE || s->below != M_NONE || w->cfg.store_room)
 				s->reorder |= 2;
 			for (unsigned slot = 0; slot < s->slots; slot++)
 				absorb_slab(w, i, slot);
@@ -320,6 +337,7 @@ void model_absorb(struct world *w)
 	absorb_clients(w);
 	w->may_revoke = false;
 	w->may_rise = false;
+	w->may_insist = false;
 }
 
 /* ---- sums ---------------------------------------------------------------------------------- */
@@ -373,9 +391,34 @@ static void compare_moved(struct world *w)
 		     (unsigned long long)w->promoted, (unsigned long long)w->misses);
 }
 
+/* And what it says of the store. */
+static void compare_stored(struct world *w)
+{
+	const struct core_counters *n = &w->c.h->n;
+
+	world_expect(w,
+		     n->stored == w->n.stored && n->stored_bytes == w->n.stored_bytes &&
+			     n->store_refused == w->n.refused,
+		     "the core wrote %llu pages to the store and %llu were refused, the model %llu "
+		     "and %llu",
+		     (unsigned long long)n->stored, (unsigned long long)n->store_refused,
+		     (unsigned long long)w->n.stored, (unsigned long long)w->n.refused);
+	world_expect(w,
+		     n->fetched == w->n.fetched && n->fetched_bytes == w->n.fetched_bytes &&
+			     n->store_lost == w->n.lost,
+		     "the core read %llu pages from the store and lost %llu, the model %llu and "
+		     "%llu",
+		     (unsigned long long)n->fetched, (unsigned long long)n->store_lost,
+		     (unsigned long long)w->n.fetched, (unsigned long long)w->n.lost);
+	world_expect(w, w->cfg.refuse_keys || !n->store_unwanted,
+		     "admission that takes everything kept %llu pages out",
+		     (unsigned long long)n->store_unwanted);
+}
+
 void model_compare(struct world *w)
 {
 	compare_moved(w);
+	compare_stored(w);
 	for (unsigned i = 0; i < M_TENANTS && i < w->c.h->limits.tenants; i++) {
 		world_expect(w, w->c.tenants[i].used == w->m.tenant[i].used, "tenant %u", i);
 		if (w->m.tenant[i].used)

@@ -35,6 +35,7 @@ static void absorb_arriving(struct world *w, int space, uint32_t id, struct m_pa
 		     "page %u was evicted and kept its generation", id);
 	world_expect(w, s->above != M_NONE || model_name_is_new(s, KVB_PAGE(cp->gen, id)),
 		     "page %u arrives under an old name", id);
+	w->victims += was.state == CORE_PAGE_SEALED;
 	*p = (struct m_page){
 		.state = CORE_PAGE_ARRIVING,
 		.indexed = s->above == M_NONE,
@@ -50,8 +51,132 @@ static void absorb_arriving(struct world *w, int space, uint32_t id, struct m_pa
 		.hash = from->hash,
 		.expire_s = cp->expire_s,
 	};
-	w->victims += was.state == CORE_PAGE_SEALED;
 }
+
+/* ---- the store's --------------------------------------------------------------------------- */
+
+static void absorb_write(struct world *w, const struct core_transfer *t, struct flight *f)
+{
+	struct m_page *from = page_of_record(w, t->from, &f->from_space, &f->from);
+	const struct m_space *s = &w->m.space[f->from_space];
+
+	world_expect(w, from && t->to == CORE_NONE && s->below == M_NONE,
+		     "page %u of space %d is written to the store", f->from, f->from_space);
+	world_expect(w,
+		     from->state == CORE_PAGE_SEALED && !from->busy && from->indexed &&
+			     from->epoch == w->m.ns[from->ns].epoch,
+		     "page %u is written to the store and is %s", f->from,
+		     model_page_states[from->state]);
+	world_expect(w, !store_has(w, s, from), "page %u is written to the store a second time",
+		     f->from);
+	world_expect(w, store_admits(w, &from->hash) || (w->may_insist && model_leased(from)),
+		     "page %u is written to the store, which was not to have it", f->from);
+	world_expect(w, !(w->c.pages[t->from].flags & CORE_PAGE_SPARE),
+		     "page %u is written to the store, the page above it is in use", f->from);
+	f->to_space = M_NONE;
+	from->busy = true;
+}
+
+static void absorb_read(struct world *w, const struct core_transfer *t, struct flight *f)
+{
+	const struct core_page *cp = &w->c.pages[t->to];
+	const struct m_page key = {
+		.ns = cp->ns, .epoch = cp->epoch, .salt = cp->salt, .hash = cp->hash
+	};
+	struct m_page *to = page_of_record(w, t->to, &f->to_space, &f->to), *via;
+	const struct m_space *s = &w->m.space[f->to_space];
+
+	world_expect(w, to && s->above == M_NONE && (t->from == CORE_NONE) == (s->below == M_NONE),
+		     "page %u of space %d is read from the store", f->to, f->to_space);
+	world_expect(w, w->may_rise, "page %u is read from the store, and nobody asked", f->to);
+	world_expect(w,
+		     cp->ns < M_NAMESPACES && cp->epoch == w->m.ns[cp->ns].epoch &&
+			     store_has(w, s, &key),
+		     "I5: page %u is to be read from the store, which does not have it", f->to);
+	absorb_arriving(w, f->to_space, f->to, to, cp, &key);
+	f->from_space = M_NONE;
+	if (t->from == CORE_NONE)
+		return;
+	via = page_of_record(w, t->from, &f->from_space, &f->from);
+	world_expect(w, via && f->from_space == s->below, "page %u comes through space %d", f->to,
+		     f->from_space);
+	absorb_arriving(w, f->from_space, f->from, via, &w->c.pages[t->from], &key);
+}
+
+/* Writes never have the last quarter of the transfers. */
+static void expect_room_for_reads(struct world *w)
+{
+	uint32_t limit = w->c.h->limits.transfers, writes = 0;
+
+	for (uint32_t i = 0; i < limit; i++)
+		writes += w->flight[i].used && w->flight[i].store && !w->flight[i].up;
+	world_expect(w, writes <= limit - limit / 4, "%u of %u transfers are writes to the store",
+		     writes, limit);
+}
+
+static void absorb_store_transfer(struct world *w, const struct core_transfer *t, struct flight *f)
+{
+	world_expect(w, w->store_there, "a transfer for a store that was detached");
+	f->store = true;
+	if (f->up)
+		absorb_read(w, t, f);
+	else
+		absorb_write(w, t, f);
+	expect_room_for_reads(w);
+}
+
+static void count(uint64_t *pages, uint64_t *bytes, const struct m_space *s)
+{
+	(*pages)++;
+	*bytes += s->regions * s->stride_bytes;
+}
+
+static void write_ended(struct world *w, struct flight *f, int error)
+{
+	const struct m_space *s = &w->m.space[f->from_space];
+
+	model_page_at(&w->m, f->from_space, f->from)->busy = false;
+	f->used = false;
+	if (error)
+		w->n.refused++;
+	else
+		count(&w->n.stored, &w->n.stored_bytes, s);
+}
+
+void model_store_end(struct world *w, unsigned transfer, int error)
+{
+	struct flight *f = &w->flight[transfer];
+	struct m_page *to, *via;
+
+	f->store = f->out = false;
+	if (!f->up) {
+		write_ended(w, f, error);
+		return;
+	}
+	to = model_page_at(&w->m, f->to_space, f->to);
+	via = f->from_space == M_NONE ? NULL : model_page_at(&w->m, f->from_space, f->from);
+	if (via) {
+		via->state = CORE_PAGE_SEALED;
+		via->indexed = !error && to->indexed && to->epoch == w->m.ns[to->ns].epoch;
+		via->busy = !error;
+	}
+	if (error)
+		w->n.lost++;
+	else
+		count(&w->n.fetched, &w->n.fetched_bytes, &w->m.space[f->to_space]);
+	if (via && !error) { /* the mover goes on with it */
+		if (!w->m.device[w->m.space[f->to_space].device].ready)
+			model_transfer_end(w, transfer, -EIO);
+		return;
+	}
+	f->used = false;
+	to->state = CORE_PAGE_SEALED;
+	to->busy = false;
+	to->failed = error;
+	to->indexed &= !error;
+}
+
+/* ---- all of them --------------------------------------------------------------------------- */
 
 void model_absorb_transfers(struct world *w)
 {
@@ -64,11 +189,14 @@ void model_absorb_transfers(struct world *w)
 			     i);
 		if (t->state == CORE_TRANSFER_FREE || f->used)
 			continue;
-		f->used = true;
+		*f = (struct flight){ .used = true, .up = t->direction == CORE_UP };
+		if (t->store) {
+			absorb_store_transfer(w, t, f);
+			continue;
+		}
 		from = page_of_record(w, t->from, &f->from_space, &f->from);
 		to = page_of_record(w, t->to, &f->to_space, &f->to);
 		world_expect(w, from && to, "transfer %u between pages that are not", i);
-		f->up = t->direction == CORE_UP;
 		world_expect(w, f->up ? w->may_rise : true, "transfer %u: nobody asked", i);
 		world_expect(w,
 			     f->up ? w->m.space[f->to_space].below == f->from_space

@@ -37,6 +37,9 @@ static const struct {
 	[OP_MOVER] = { "mover", op_mover, 60, true },
 	[OP_READY] = { "ready", op_ready, 2, false },
 	[OP_ROT] = { "rot", op_rot, 4, false },
+	[OP_STORE_IO] = { "store-io", op_store_io, 60, true },
+	[OP_STORE_TURN] = { "store-turn", op_store_turn, 2, false },
+	[OP_STORE_LOSE] = { "store-lose", op_store_lose, 4, false },
 	[OP_FIND] = { "find", op_find, 6, false },
 	[OP_PAGE_EVICT] = { "evict", op_page_evict, 4, false },
 	[OP_PAGE_PIN] = { "page-pin", op_page_pin, 4, false },
@@ -55,6 +58,7 @@ static const struct {
 	[OP_NS_OPEN] = { "ns-open", op_ns_open, 8, true },
 	[OP_EPOCH_BUMP] = { "epoch-bump", op_epoch_bump, 2, false },
 	[OP_NS_BUMP] = { "ns-bump", op_ns_bump, 1, false },
+	[OP_NS_ADVANCE] = { "ns-advance", op_ns_advance, 1, false },
 	[OP_TENANT_SET] = { "tenant-set", op_tenant_set, 3, true },
 	[OP_TENANT_DELETE] = { "tenant-delete", op_tenant_delete, 1, false },
 };
@@ -257,6 +261,8 @@ void world_start(struct world *w, uint64_t seed)
 	w->now_ns = W_SECOND_NS;
 	core_set_time(&w->c, w->now_ns);
 	world_make_devices(w);
+	if (w->cfg.store_room)
+		op_store_turn(w);
 	settle_in(w);
 }
 
@@ -303,7 +309,7 @@ void world_step(struct world *w)
 /* What a revoked slab holds waits to be written down, as long as there is time. */
 static bool may_wait(const struct world *w, const struct m_space *s, const struct m_slab *slab)
 {
-	return s->below != M_NONE && w->m.device[s->device].ready && w->now_ns < slab->deadline_ns;
+	return tier_serves(w, s) && w->now_ns < slab->deadline_ns;
 }
 
 /* No page may wait for core_work() when it says that it has nothing to do. */
@@ -355,6 +361,7 @@ static bool settle(struct world *w)
 	model_absorb(w);
 	op_mover(w);
 	model_absorb(w);
+	store_serve(w, true);
 	while (world_event_take(w, true, &e)) {
 		event_run(w, &e);
 		model_absorb(w);

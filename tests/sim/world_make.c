@@ -37,6 +37,8 @@ static void choose_traffic(struct world *w)
 		{ OP_READY, 4 },        { OP_ROT, 4 },        { OP_EPOCH_BUMP, 6 },
 		{ OP_CLIENT_OPEN, 4 },  { OP_NS_OPEN, 4 },    { OP_HINT, 2 },
 		{ OP_SPACE_OPEN, 4 },   { OP_TENANT_SET, 1 }, { OP_CLIENT_CLOSE, 1 },
+		{ OP_STORE_IO, 200 },   { OP_STORE_TURN, 3 }, { OP_STORE_LOSE, 6 },
+		{ OP_NS_ADVANCE, 2 },
 	};
 	struct config *cfg = &w->cfg;
 
@@ -86,6 +88,11 @@ void world_choose(struct world *w)
 		cfg->limits.slabs += 16;
 		cfg->limits.spaces = rng_range(&w->rng, 2, M_SPACES);
 		cfg->lose_one_in = rnd(w, 2) ? 0 : rng_range(&w->rng, 3, 30);
+		if (rnd(w, 3)) { /* and a store */
+			cfg->store_room = rnd(w, 3) ? W_STORED : rng_range(&w->rng, 1, 60);
+			cfg->refuse_keys = rnd(w, 2) ? 0 : rng_range(&w->rng, 2, 6);
+			cfg->store_random = rnd(w, 2);
+		}
 	} else {
 		cfg->limits.spaces = rng_range(&w->rng, 2, 8);
 	}
@@ -110,6 +117,9 @@ void world_choose(struct world *w)
 	}
 	if (cfg->limits.transfers && !chance(w, 4))
 		choose_traffic(w);
+	if (!cfg->store_room)
+		cfg->weight[OP_STORE_IO] = cfg->weight[OP_STORE_TURN] = cfg->weight[OP_STORE_LOSE] =
+			0;
 	for (unsigned i = 0; i < OP_N; i++)
 		cfg->weight_sum += cfg->weight[i];
 }
@@ -133,7 +143,7 @@ static void make_arenas(struct world *w)
 			     "arena %u was not taken", i);
 	}
 	for (uint32_t i = 0; i < w->m.opens; i++) {
-		if (chance(w, 6))
+		if (chance(w, w->cfg.store_room ? 2 : 6))
 			continue;
 		w->m.device[i].below = (int)(w->m.opens + i % arenas);
 		core_device_below(&w->c, i, (unsigned)w->m.device[i].below);
