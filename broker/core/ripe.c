@@ -54,7 +54,7 @@ static void set_spare(struct core *c, const struct core_space *s, uint32_t page,
 		q->flags |= CORE_PAGE_SPARE;
 	else
 		q->flags &= (uint16_t)~CORE_PAGE_SPARE;
-	if (q->flags & CORE_PAGE_LISTED)
+	if (q->flags & (CORE_PAGE_LISTED | CORE_PAGE_RIPE))
 		core_page_touch(c, low);
 }
 

@@ -66,7 +66,7 @@ void core_tier_part(struct core *c, uint32_t page)
 	q->flags &= (uint16_t) ~(CORE_PAGE_ABOVE | CORE_PAGE_SPARE);
 	q->hits = p->hits;
 	q->expire_s = p->expire_s;
-	if (q->flags & CORE_PAGE_LISTED)
+	if (q->flags & (CORE_PAGE_LISTED | CORE_PAGE_RIPE))
 		core_page_touch(c, other);
 }
 

@@ -143,7 +143,39 @@ START_TEST(a_write_that_makes_way_may_take_the_last_transfer)
 }
 END_TEST
 
+/* A key that goes up and leaves its copy below, where the copy is on its way out already. */
+START_TEST(the_copy_of_what_is_evicted_is_the_last_to_go)
+{
+	struct core_member *m = start_arena(1, 16, 16);
+	put(0, 128);
+	sink(m, 0, 128);
+	while (core_work(&f.c, 1000))
+		;
+	ck_assert_uint_ge(low_of(m)->ripe, 8);
+	uint64_t key = f.c.pages[low_of(m)->ripe_first].hash.w[1];
+	kvb_page_t page = fixture_load(&f, m, key, NULL);
+	fixture_move(&f);
+	ck_assert(f.c.pages[fixture_below(&f, m, key)].flags & CORE_PAGE_SPARE);
+	/* others come, until it is ripe again: a spare copy goes first */
+	for (uint64_t more = 128; !(f.c.pages[fixture_below(&f, m, key)].flags & CORE_PAGE_RIPE);
+	     more++) {
+		ck_assert_uint_lt(more, 144);
+		sink(m, more, 1);
+		put(more, 1);
+		while (core_work(&f.c, 1000))
+			;
+	}
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	ck_assert_int_eq(core_page_evict(&f.c, fixture_above(&f, m, key)), 0);
+	uint32_t low = fixture_below(&f, m, key);
+	ck_assert(!(f.c.pages[low].flags & (CORE_PAGE_RIPE | CORE_PAGE_SPARE)));
+	ck_assert_uint_eq(low_of(m)->hot, low);
+	fixture_end(&f);
+}
+END_TEST
+
 static const struct suite_case cases[] = {
+	{ &the_copy_of_what_is_evicted_is_the_last_to_go },
 	{ &a_write_that_makes_way_may_take_the_last_transfer },
 	{ NULL },
 };
