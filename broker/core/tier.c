@@ -111,12 +111,12 @@ static uint32_t next_low(struct core *c, struct core_space *low, uint32_t *work,
 	uint32_t page;
 
 	*ret_error = -ENOSPC;
-	if (core_store_usable(c, low)) {
+	if (low->ripe || core_store_usable(c, low)) { /* or it was there when they became ripe */
 		core_ripen_soon(c, low);
 		page = core_ripe_next(c, low, false, work);
 		if (page != CORE_NONE)
 			return page;
-		if (core_ripe_more(c, low, 1, work)) {
+		if (core_store_usable(c, low) && core_ripe_more(c, low, 1, work)) {
 			*ret_error = -EAGAIN;
 			return CORE_NONE;
 		}

@@ -174,8 +174,28 @@ START_TEST(the_copy_of_what_is_evicted_is_the_last_to_go)
 }
 END_TEST
 
+/* What was about to go to the store is there to be taken when there is none any more. */
+START_TEST(without_the_store_the_arena_makes_room_as_before)
+{
+	struct core_member *m = start_arena(1, 16, 16);
+	put(0, 128);
+	sink(m, 0, 128);
+	while (core_work(&f.c, 1000))
+		;
+	ck_assert_uint_ge(low_of(m)->ripe, 8);
+	core_store_detach(&f.c);
+	fixture_check(&f);
+	uint32_t first = low_of(m)->ripe_first, ripe = low_of(m)->ripe;
+	sink(m, 201, 1);
+	ck_assert_uint_eq(low_of(m)->ripe, ripe - 1);
+	ck_assert_uint_eq(f.c.pages[first].hash.w[1], 201);
+	fixture_end(&f);
+}
+END_TEST
+
 static const struct suite_case cases[] = {
 	{ &the_copy_of_what_is_evicted_is_the_last_to_go },
+	{ &without_the_store_the_arena_makes_room_as_before },
 	{ &a_write_that_makes_way_may_take_the_last_transfer },
 	{ NULL },
 };
