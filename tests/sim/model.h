@@ -46,6 +46,7 @@ struct m_page {
 	bool fresh;     /* in it at a place that is the core's to choose */
 	bool busy;      /* a transfer reads or writes it */
 	bool copied;    /* it was written down, or came from there */
+	bool spare;     /* below: the core said so, after its last call */
 	bool failed;    /* what should have come did not */
 	bool rotten;    /* its memory was damaged */
 	uint64_t bytes; /* its memory */

@@ -147,6 +147,7 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 		return;
 	if (s->above != M_NONE) /* as the page above, when they part */
 		p->expire_s = cp->expire_s;
+	p->spare = cp->flags & CORE_PAGE_SPARE;
 	expect_key(w, p, cp, id);
 	if (p->state == CORE_PAGE_ARRIVING) {
 		world_expect(w, p->indexed || !indexed, "page %u is in the index", id);
