@@ -113,10 +113,10 @@ static uint32_t next_low(struct core *c, struct core_space *low, uint32_t *work,
 	*ret_error = -ENOSPC;
 	if (low->ripe || core_store_usable(c, low)) { /* or it was there when they became ripe */
 		core_ripen_soon(c, low);
-		page = core_ripe_next(c, low, false, work);
+		page = core_ripe_next(c, low, 1, false, work);
 		if (page != CORE_NONE)
 			return page;
-		if (core_store_usable(c, low) && core_ripe_more(c, low, 1, work)) {
+		if (core_ripe_coming(c, low)) {
 			*ret_error = -EAGAIN;
 			return CORE_NONE;
 		}

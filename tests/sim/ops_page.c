@@ -211,6 +211,12 @@ static void check_short(struct world *w, const struct m_space *s, const struct m
 		world_expect(w, !any_may_go(s, mm), "ALLOC left a page that could go");
 }
 
+/* Memory for the first copies. */
+static bool is_slab_coming(const struct world *w, const struct m_space *s)
+{
+	return s->below != M_NONE && w->c.spaces[s->below].creating;
+}
+
 void op_alloc(struct world *w)
 {
 	int member = world_pick_member(w);
@@ -234,6 +240,8 @@ void op_alloc(struct world *w)
 		     b.status);
 	world_expect(w, !b.wait || (tier_serves(w, s) && !(flags & KVB_ALLOC_DROP)),
 		     "ALLOC waits for nothing");
+	world_expect(w, !b.wait || w->c.h->transfers_used || is_slab_coming(w, s),
+		     "ALLOC waits, and nothing is on its way");
 	world_expect(w, !(flags & KVB_ALLOC_DROP) || w->c.h->transfers_used == flights,
 		     "ALLOC writes down what it was to drop");
 	model_absorb_transfers(w);
