@@ -131,6 +131,10 @@ static int check_page(const struct core *c, struct report *r, uint32_t page, str
 		     p->flags & CORE_PAGE_BUSY && !(p->flags & (CORE_PAGE_LISTED | CORE_PAGE_RIPE |
 								CORE_PAGE_BELOW | CORE_PAGE_ABOVE)),
 		     "page %u: arriving, flags %#x", page, p->flags);
+		MUST(r,
+		     !(p->flags & CORE_PAGE_INDEXED) ||
+			     c->spaces[core_slab_of(c, page)->space].above == CORE_NONE16,
+		     "page %u: found below before its bytes are there", page);
 		return check_leases_of(c, r, page);
 	default:
 		return BROKEN(r, "page %u: state %u", page, p->state);

@@ -292,11 +292,12 @@ void core_ripe_append(struct core *c, struct core_space *s, uint32_t page);
 void core_ripe_remove(struct core *c, struct core_space *s, uint32_t page);
 /*
  * The next page off it that can go at once; CORE_NONE: none. One without a copy is written down
- * first, unless drop.
+ * first, and more are, until `want` are on their way; with drop none is.
  */
-uint32_t core_ripe_next(struct core *c, struct core_space *s, bool drop, uint32_t *work);
-/* Has more written down, until `want` pages are on their way. True: that is worth waiting for. */
-bool core_ripe_more(struct core *c, struct core_space *s, uint32_t want, uint32_t *work);
+uint32_t core_ripe_next(struct core *c, struct core_space *s, uint32_t want, bool drop,
+			uint32_t *work);
+/* There is none, and it is worth waiting for one. */
+bool core_ripe_coming(const struct core *c, const struct core_space *s);
 /* Is a page of s, that comes to go, to be written down? */
 bool core_ripe_wants(struct core *c, const struct core_space *s, uint32_t page);
 /* Says that a space may be short of what can go. */

@@ -287,14 +287,14 @@ static bool evict_ripe(struct core *c, struct core_member *m, uint32_t n, bool m
 		       kvb_page_t *ret, uint32_t *got, uint32_t *work)
 {
 	struct core_space *s = &c->spaces[m->space];
+	uint32_t round = s->ripe + s->listed; /* what it cannot reach comes round again */
 	uint32_t page;
 
-	while (*got < n && (page = core_ripe_next(c, s, drop, work)) != CORE_NONE)
+	while (*got < n && round-- &&
+	       (page = core_ripe_next(c, s, n - *got, drop, work)) != CORE_NONE)
 		*got += take_victim(c, m, page, magazine, ret + *got);
 	core_ripen_soon(c, s);
-	if (*got == n || drop || !core_tier_usable(c, s))
-		return false;
-	return core_ripe_more(c, s, n - *got, work);
+	return *got < n && !drop && core_ripe_coming(c, s);
 }
 
 static bool has_refused(const struct core_member *m)
@@ -393,14 +393,15 @@ static uint32_t obtain_evict(struct core *c, struct core_member *m, uint32_t wan
 			     struct core_batch *b, uint32_t *work)
 {
 	struct core_space *s = &c->spaces[m->space];
+	uint32_t round = s->ripe + s->listed;
 	uint32_t page;
 
 	core_ripen_soon(c, s);
-	while ((page = core_ripe_next(c, s, false, work)) != CORE_NONE) {
+	while (round-- && (page = core_ripe_next(c, s, want, false, work)) != CORE_NONE) {
 		if (claim_victim(c, m, page))
 			return page;
 	}
-	b->wait = core_tier_usable(c, s) && core_ripe_more(c, s, want, work);
+	b->wait = core_ripe_coming(c, s);
 	if (b->wait)
 		return CORE_NONE;
 	while (*work && c->policy->victims(c, s, 1, &page, work)) {

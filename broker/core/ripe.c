@@ -54,7 +54,7 @@ static void set_spare(struct core *c, const struct core_space *s, uint32_t page,
 		q->flags |= CORE_PAGE_SPARE;
 	else
 		q->flags &= (uint16_t)~CORE_PAGE_SPARE;
-	if (q->flags & CORE_PAGE_LISTED)
+	if (q->flags & (CORE_PAGE_LISTED | CORE_PAGE_RIPE))
 		core_page_touch(c, low);
 }
 
@@ -255,7 +255,8 @@ bool core_ripe_wants(struct core *c, const struct core_space *s, uint32_t page)
 	return s->below != CORE_NONE16 || core_store_wants(c, page);
 }
 
-uint32_t core_ripe_next(struct core *c, struct core_space *s, bool drop, uint32_t *work)
+/* The first of the list that can go at once; what has to be written first is, and leaves it. */
+static uint32_t next_of_list(struct core *c, struct core_space *s, bool drop, uint32_t *work)
 {
 	while (s->ripe_first != CORE_NONE && *work) {
 		uint32_t page = s->ripe_first;
@@ -280,9 +281,23 @@ uint32_t core_ripe_next(struct core *c, struct core_space *s, bool drop, uint32_
 	return CORE_NONE;
 }
 
-bool core_ripe_more(struct core *c, struct core_space *s, uint32_t want, uint32_t *work)
+uint32_t core_ripe_next(struct core *c, struct core_space *s, uint32_t want, bool drop,
+			uint32_t *work)
 {
-	if (s->ripe_first == CORE_NONE && s->falling < want)
+	uint32_t page = next_of_list(c, s, drop, work);
+
+	while (page == CORE_NONE && !drop && core_tier_usable(c, s) && !s->ripe &&
+	       s->falling < want) {
 		ripen(c, s, want - s->falling, work);
-	return s->falling || s->ripe || (s->listed && core_tier_coming(c, s));
+		if (!s->ripe) /* each has to be written first, or there is none */
+			break;
+		page = next_of_list(c, s, false, work);
+	}
+	return page;
+}
+
+bool core_ripe_coming(const struct core *c, const struct core_space *s)
+{
+	return core_tier_usable(c, s) && (s->falling || (s->ripe && c->h->transfers_used) ||
+					  ((s->ripe || s->listed) && core_tier_coming(c, s)));
 }

@@ -66,7 +66,7 @@ void core_tier_part(struct core *c, uint32_t page)
 	q->flags &= (uint16_t) ~(CORE_PAGE_ABOVE | CORE_PAGE_SPARE);
 	q->hits = p->hits;
 	q->expire_s = p->expire_s;
-	if (q->flags & CORE_PAGE_LISTED)
+	if (q->flags & (CORE_PAGE_LISTED | CORE_PAGE_RIPE))
 		core_page_touch(c, other);
 }
 
@@ -111,12 +111,12 @@ static uint32_t next_low(struct core *c, struct core_space *low, uint32_t *work,
 	uint32_t page;
 
 	*ret_error = -ENOSPC;
-	if (core_store_usable(c, low)) {
+	if (low->ripe || core_store_usable(c, low)) { /* or it was there when they became ripe */
 		core_ripen_soon(c, low);
-		page = core_ripe_next(c, low, false, work);
+		page = core_ripe_next(c, low, 1, false, work);
 		if (page != CORE_NONE)
 			return page;
-		if (core_ripe_more(c, low, 1, work)) {
+		if (core_ripe_coming(c, low)) {
 			*ret_error = -EAGAIN;
 			return CORE_NONE;
 		}
@@ -188,17 +188,17 @@ uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_
 			     int *ret_error)
 {
 	struct core_space *low = &c->spaces[s->below];
-	uint32_t room = core_transfer_room(c, s), got = 0, page;
+	uint32_t got = 0, page;
 	bool near;
 
 	*ret_error = -EAGAIN;
-	if (!room)
+	if (!core_transfer_room(c, s))
 		return 0;
 	core_tier_grow_low(c, low, n);
 	if (core_tier_coming(c, s))
 		return 0;
 	near = is_slab_near(c, low); /* then nothing need be evicted below */
-	while (got < n && got < room && (low->pages_free || !near) &&
+	while (got < n && got < core_transfer_room(c, s) && (low->pages_free || !near) &&
 	       (page = take_low(c, low, ret_error)) != CORE_NONE) {
 		uint32_t at = got++;
 
@@ -206,6 +206,9 @@ uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_
 			ret[at] = ret[at - 1];
 		ret[at] = page;
 	}
+	/* what was to make way below may have taken the last transfers for itself */
+	for (; got > core_transfer_room(c, s); *ret_error = -EAGAIN)
+		core_page_make_free(c, ret[--got]);
 	return got;
 }
 

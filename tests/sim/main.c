@@ -85,7 +85,7 @@ int main(int argc, char **argv)
 	uint64_t first = 1, last = 0, steps = STEPS;
 	bool sabotage = false;
 	uint64_t grants = 0, hits = 0, victims = 0, dups = 0, revoked = 0, reaped = 0;
-	uint64_t demoted = 0, promoted = 0, failures = 0;
+	uint64_t demoted = 0, promoted = 0, failures = 0, stored = 0, fetched = 0, lost = 0;
 
 	for (int i = 1; i < argc; i++) {
 		const char *next = i + 1 < argc ? argv[i + 1] : "";
@@ -124,12 +124,16 @@ int main(int argc, char **argv)
 		demoted += world.demoted;
 		promoted += world.promoted;
 		failures += world.failures;
+		stored += world.n.stored;
+		fetched += world.n.fetched;
+		lost += world.n.lost;
 	}
 	printf("%" PRIu64 " histories of %" PRIu64 " steps: %" PRIu64 " slabs granted, %" PRIu64
 	       " revoked, %" PRIu64 " hits, %" PRIu64 " keys sealed twice, %" PRIu64
 	       " pages evicted, %" PRIu64 " pages left by the dead, %" PRIu64
-	       " written down, %" PRIu64 " brought up, %" PRIu64 " lost on their way\n",
+	       " written down, %" PRIu64 " brought up, %" PRIu64 " lost on their way, %" PRIu64
+	       " stored, %" PRIu64 " fetched, %" PRIu64 " not there any more\n",
 	       last - first + 1, steps, grants, revoked, hits, dups, victims, reaped, demoted,
-	       promoted, failures);
+	       promoted, failures, stored, fetched, lost);
 	return 0;
 }

@@ -179,12 +179,18 @@ uint32_t model_under(const struct world *w, int space, int ns, uint64_t salt,
 	return CORE_NONE;
 }
 
+uint64_t model_home(const struct model *m, const struct m_space *s)
+{
+	const struct m_space *top = s->above == M_NONE ? s : &m->space[s->above];
+
+	return rng_mix(rng_mix(rng_mix(top->stride_bytes + top->regions) + top->tag) +
+		       ((uint64_t)top->tenant << 8 | (uint64_t)top->device));
+}
+
 uint64_t model_content(const struct m_space *s, const struct model *m, const struct m_page *p)
 {
-	int upper = s->above == M_NONE ? (int)(s - m->space) : s->above;
-
-	return rng_mix(rng_mix(rng_mix(p->hash.w[1] + 1) + p->salt) +
-		       ((uint64_t)upper << 48 | (uint64_t)p->ns << 32 | p->epoch)) |
+	return rng_mix(rng_mix(rng_mix(p->hash.w[1] + 1) + p->salt) + model_home(m, s) +
+		       ((uint64_t)p->ns << 32 | p->epoch)) |
 	       1;
 }
 

@@ -17,7 +17,8 @@
  * Tiers. A space below is a space of the model, `below` the one above. Every page has memory, a
  * number: ALLOC writes a number of nobody else there, SEAL the one that belongs to the key, the
  * mover copies it from page to page when a transfer ends, wherever those pages belong by then. So a
- * page that was reused under a transfer holds bytes that are not its own, and is found out.
+ * page that was reused under a transfer holds bytes that are not its own, and is found out. The
+ * store has numbers under keys, and is given and gives them in the same way.
  */
 
 #include <stdbool.h>
@@ -45,6 +46,7 @@ struct m_page {
 	bool fresh;     /* in it at a place that is the core's to choose */
 	bool busy;      /* a transfer reads or writes it */
 	bool copied;    /* it was written down, or came from there */
+	bool spare;     /* below: the core said so, after its last call */
 	bool failed;    /* what should have come did not */
 	bool rotten;    /* its memory was damaged */
 	uint64_t bytes; /* its memory */
@@ -186,7 +188,9 @@ uint32_t model_find(const struct world *w, int space, int ns, uint64_t salt,
 /* In the index under the key in this epoch, come or arriving, whatever its time and its slab. */
 uint32_t model_under(const struct world *w, int space, int ns, uint64_t salt,
 		     const struct kvb_hash *hash);
-/* What belongs into a page under its key; a space and the one below it agree. */
+/* The space that clients have open, by all that makes it that one, whatever its index. */
+uint64_t model_home(const struct model *m, const struct m_space *s);
+/* What belongs into a page under its key; a space, what is below it and the store agree. */
 uint64_t model_content(const struct m_space *s, const struct model *m, const struct m_page *p);
 /* Puts a page that has just lost its last lease into the order. */
 void model_touch(struct m_space *s, struct m_page *p);
@@ -197,12 +201,16 @@ uint32_t model_member_busy(const struct model *m, int member,
 /* True the first time a name appears in a space: no name ever comes back. */
 bool model_name_is_new(struct m_space *s, kvb_page_t name);
 
-/* ---- judging (model_check.c) --------------------------------------------------------------- */
+/* ---- judging (model_check.c, model_transfer.c) --------------------------------------------- */
+
+extern const char *const model_page_states[];
 
 /* Takes over transfers that the core has started: their pages are BUSY, one of them ARRIVING. */
 void model_absorb_transfers(struct world *w);
 /* What the end of one does to its pages. */
 void model_transfer_end(struct world *w, unsigned transfer, int error);
+/* The same of the store's part: the whole, or the first of two legs. */
+void model_store_end(struct world *w, unsigned transfer, int error);
 /* Takes over what the core may have done by itself since the last call; fails on anything else. */
 void model_absorb(struct world *w);
 /* Compares counters, budgets and states; slower. */

@@ -17,7 +17,7 @@
 #include <errno.h>
 #include <string.h>
 
-static const char *const page_states[] = { "FREE", "FILLING", "SEALED", "QUARANTINE", "ARRIVING" };
+const char *const model_page_states[] = { "FREE", "FILLING", "SEALED", "QUARANTINE", "ARRIVING" };
 
 static bool client_gone(const struct world *w, int client)
 {
@@ -61,16 +61,32 @@ static void absorb_leases(struct world *w, struct m_space *s, struct m_page *p,
 	}
 }
 
-/* May this page, as the model knows it, have become free? */
-static bool may_be_free(const struct world *w, const struct m_page *p, uint8_t slab_state)
+/* All are used, or what is left is shared with others. */
+static bool are_transfers_scarce(const struct world *w)
 {
+	uint32_t tenants = 0;
+
+	for (unsigned i = 0; i < M_TENANTS; i++)
+		tenants += w->m.tenant[i].used;
+	return w->c.h->transfers_used == w->c.h->limits.transfers ||
+	       (tenants > 1 && w->c.h->transfers_used);
+}
+
+/* May this page, as the model knows it, have become free? */
+static bool may_be_free(const struct world *w, const struct m_space *s, const struct m_page *p,
+			uint8_t slab_state)
+{
+	/* below: to be written to, and then there was no transfer for it */
+	bool taken =
+		w->may_rise || (s->above != M_NONE && w->store_there && are_transfers_scarce(w));
+
 	switch (p->state) {
 	case CORE_PAGE_FREE: /* taken, and not used */
-		return w->may_rise;
+		return taken;
 	case CORE_PAGE_SEALED:
 		return !model_leased(p) && !p->busy &&
 		       (slab_state != CORE_SLAB_LIVE || !p->indexed || model_stale(w, p) ||
-			(w->may_rise && !p->pinned));
+			(taken && !p->pinned));
 	case CORE_PAGE_FILLING:
 	case CORE_PAGE_QUARANTINE:
 		return w->m.client[p->owner].state == CORE_CLIENT_DEAD;
@@ -105,11 +121,12 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 	if (cp->state == CORE_PAGE_SEALED || cp->state == CORE_PAGE_ARRIVING || p->lessees)
 		absorb_leases(w, s, p, cp, id);
 	if (cp->state == CORE_PAGE_FREE && (p->state != CORE_PAGE_FREE || cp->gen != p->gen) &&
-	    may_be_free(w, p, slab->state)) {
+	    may_be_free(w, s, p, slab->state)) {
 		uint32_t gen = p->gen;
 
 		model_page_freed(p);
-		if (w->may_rise && cp->gen != gen) /* evicted first, for a page that did not come */
+		if ((w->may_rise || s->above != M_NONE) &&
+		    cp->gen != gen) /* evicted first, for a page that did not come */
 			p->gen = cp->gen;
 	}
 	if (cp->state == CORE_PAGE_QUARANTINE && p->state == CORE_PAGE_FILLING &&
@@ -117,7 +134,8 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 		p->state = CORE_PAGE_QUARANTINE;
 	world_expect(w, cp->state == p->state && cp->gen == p->gen,
 		     "page %u is %s of generation %u, the model has %s of %u", id,
-		     page_states[cp->state % 5], cp->gen, page_states[p->state], p->gen);
+		     model_page_states[cp->state % 5], cp->gen, model_page_states[p->state],
+		     p->gen);
 	if (p->state == CORE_PAGE_FILLING || p->state == CORE_PAGE_QUARANTINE)
 		world_expect(w, cp->owner == p->owner,
 			     "page %u is held by client %u, the model has %d", id, cp->owner,
@@ -129,6 +147,7 @@ static void absorb_page(struct world *w, struct m_space *s, const struct m_slab 
 		return;
 	if (s->above != M_NONE) /* as the page above, when they part */
 		p->expire_s = cp->expire_s;
+	p->spare = cp->flags & CORE_PAGE_SPARE;
 	expect_key(w, p, cp, id);
 	if (p->state == CORE_PAGE_ARRIVING) {
 		world_expect(w, p->indexed || !indexed, "page %u is in the index", id);
@@ -286,106 +305,7 @@ static void absorb_clients(struct world *w)
 	}
 }
 
-/* ---- transfers ----------------------------------------------------------------------------- */
-
-/* The page of the model behind a record of the core. */
-static struct m_page *page_of_record(struct world *w, uint32_t record, int *ret_space,
-				     uint32_t *ret_id)
-{
-	const struct core_slab *cs = &w->c.slabs[w->c.units[record / CORE_UNIT_PAGES]];
-
-	*ret_space = cs->space;
-	*ret_id = cs->slot * cs->pages + (record - cs->base);
-	return model_page_at(&w->m, cs->space, *ret_id);
-}
-
-/* A page that becomes ARRIVING: free, or evicted under a new generation. */
-static void absorb_arriving(struct world *w, int space, uint32_t id, struct m_page *p,
-			    const struct core_page *cp, const struct m_page *from)
-{
-	struct m_space *s = &w->m.space[space];
-	struct m_page was = *p;
-
-	world_expect(w, was.state == CORE_PAGE_FREE || was.state == CORE_PAGE_SEALED,
-		     "I1: page %u arrives and is %s", id, page_states[was.state]);
-	world_expect(w, !was.busy && !model_leased(&was) && !was.pinned,
-		     "I1: page %u arrives and is in use", id);
-	world_expect(w, was.state == CORE_PAGE_FREE || cp->gen != was.gen,
-		     "page %u was evicted and kept its generation", id);
-	world_expect(w, s->above != M_NONE || model_name_is_new(s, KVB_PAGE(cp->gen, id)),
-		     "page %u arrives under an old name", id);
-	*p = (struct m_page){
-		.state = CORE_PAGE_ARRIVING,
-		.indexed = s->above == M_NONE,
-		.low = cp->flags & CORE_PAGE_LOW,
-		.high = cp->flags & CORE_PAGE_HIGH,
-		.busy = true,
-		.bytes = was.bytes,
-		.gen = cp->gen,
-		.owner = M_NONE,
-		.ns = from->ns,
-		.epoch = from->epoch,
-		.salt = from->salt,
-		.hash = from->hash,
-		.expire_s = cp->expire_s,
-	};
-	w->victims += was.state == CORE_PAGE_SEALED;
-}
-
-void model_absorb_transfers(struct world *w)
-{
-	for (uint32_t i = 0; i < w->c.h->limits.transfers; i++) {
-		const struct core_transfer *t = &w->c.transfers[i];
-		struct flight *f = &w->flight[i];
-		struct m_page *from, *to;
-
-		world_expect(w, !f->used || t->state != CORE_TRANSFER_FREE, "transfer %u is lost",
-			     i);
-		if (t->state == CORE_TRANSFER_FREE || f->used)
-			continue;
-		f->used = true;
-		from = page_of_record(w, t->from, &f->from_space, &f->from);
-		to = page_of_record(w, t->to, &f->to_space, &f->to);
-		world_expect(w, from && to, "transfer %u between pages that are not", i);
-		f->up = t->direction == CORE_UP;
-		world_expect(w, f->up ? w->may_rise : true, "transfer %u: nobody asked", i);
-		world_expect(w,
-			     f->up ? w->m.space[f->to_space].below == f->from_space
-				   : w->m.space[f->from_space].below == f->to_space,
-			     "transfer %u between spaces %d and %d", i, f->from_space, f->to_space);
-		world_expect(w,
-			     from->state == CORE_PAGE_SEALED && !from->busy &&
-				     from->epoch == w->m.ns[from->ns].epoch,
-			     "transfer %u copies a page that is %s", i, page_states[from->state]);
-		absorb_arriving(w, f->to_space, f->to, to, &w->c.pages[t->to], from);
-		from->busy = true;
-	}
-}
-
-void model_transfer_end(struct world *w, unsigned transfer, int error)
-{
-	struct flight *f = &w->flight[transfer];
-	struct m_page *from = model_page_at(&w->m, f->from_space, f->from);
-	struct m_page *to = model_page_at(&w->m, f->to_space, f->to);
-
-	world_expect(w, from && to, "I1: the memory of transfer %u went away", transfer);
-	f->used = false;
-	from->busy = to->busy = false;
-	to->state = CORE_PAGE_SEALED;
-	if (f->up) {
-		to->failed = error;
-		to->copied = !error;
-		to->indexed &= !error;
-		from->indexed &= error != -EBADMSG;
-		w->promoted += !error;
-		w->failures += error != 0;
-		w->misses += error == -EBADMSG;
-	} else {
-		to->indexed = !error && from->indexed && from->epoch == w->m.ns[from->ns].epoch;
-		from->copied |= to->indexed;
-		w->demoted += to->indexed;
-	}
-}
+/* ---- all of it ---------------------------------------------------------------------------- */
 
 void model_absorb(struct world *w)
 {
@@ -399,7 +319,7 @@ void model_absorb(struct world *w)
 			continue;
 		}
 		if (w->c.spaces[i].used) {
-			if (s->above != M_NONE || s->below != M_NONE)
+			if (s->above != M_NONE || s->below != M_NONE || w->cfg.store_room)
 				s->reorder |= 2;
 			for (unsigned slot = 0; slot < s->slots; slot++)
 				absorb_slab(w, i, slot);
@@ -418,6 +338,7 @@ void model_absorb(struct world *w)
 	absorb_clients(w);
 	w->may_revoke = false;
 	w->may_rise = false;
+	w->may_insist = false;
 }
 
 /* ---- sums ---------------------------------------------------------------------------------- */
@@ -471,9 +392,34 @@ static void compare_moved(struct world *w)
 		     (unsigned long long)w->promoted, (unsigned long long)w->misses);
 }
 
+/* And what it says of the store. */
+static void compare_stored(struct world *w)
+{
+	const struct core_counters *n = &w->c.h->n;
+
+	world_expect(w,
+		     n->stored == w->n.stored && n->stored_bytes == w->n.stored_bytes &&
+			     n->store_refused == w->n.refused,
+		     "the core wrote %llu pages to the store and %llu were refused, the model %llu "
+		     "and %llu",
+		     (unsigned long long)n->stored, (unsigned long long)n->store_refused,
+		     (unsigned long long)w->n.stored, (unsigned long long)w->n.refused);
+	world_expect(w,
+		     n->fetched == w->n.fetched && n->fetched_bytes == w->n.fetched_bytes &&
+			     n->store_lost == w->n.lost,
+		     "the core read %llu pages from the store and lost %llu, the model %llu and "
+		     "%llu",
+		     (unsigned long long)n->fetched, (unsigned long long)n->store_lost,
+		     (unsigned long long)w->n.fetched, (unsigned long long)w->n.lost);
+	world_expect(w, w->cfg.refuse_keys || !n->store_unwanted,
+		     "admission that takes everything kept %llu pages out",
+		     (unsigned long long)n->store_unwanted);
+}
+
 void model_compare(struct world *w)
 {
 	compare_moved(w);
+	compare_stored(w);
 	for (unsigned i = 0; i < M_TENANTS && i < w->c.h->limits.tenants; i++) {
 		world_expect(w, w->c.tenants[i].used == w->m.tenant[i].used, "tenant %u", i);
 		if (w->m.tenant[i].used)

@@ -314,6 +314,7 @@ void op_ns_open(struct world *w)
 	struct kvb_ns_open open = { .flags = chance(w, 3) ? KVB_NS_ADMIN : 0 };
 	struct kvb_ns_info info;
 	uint8_t digest = (uint8_t)rnd(w, 4);
+	bool fresh;
 
 	if (client == M_NONE)
 		return;
@@ -354,7 +355,8 @@ void op_ns_open(struct world *w)
 		world_expect(w, !ns_in_use(w, ns), "namespace %d was taken from its users", ns);
 		mn->used = false;
 	}
-	if (!mn->used)
+	fresh = !mn->used;
+	if (fresh)
 		*mn = (struct m_ns){ true, cl->tenant, (uint32_t)info.epoch, digest };
 	world_expect(w, info.epoch == mn->epoch, "namespace %d is in epoch %llu, the model has %u",
 		     ns, (unsigned long long)info.epoch, mn->epoch);
@@ -364,6 +366,8 @@ void op_ns_open(struct world *w)
 	cl->ns_admin[info.ns] |= open.flags & KVB_NS_ADMIN;
 	world_expect(w, !!(info.flags & KVB_NS_ADMIN) == cl->ns_admin[info.ns],
 		     "rights of handle %u", info.ns);
+	if (fresh && w->cfg.store_room && chance(w, 2))
+		store_remembers(w, ns);
 }
 
 void op_epoch_bump(struct world *w)

@@ -199,14 +199,22 @@ static void check_short(struct world *w, const struct m_space *s, const struct m
 {
 	bool end = !(b.flags & (KVB_CQE_GRANT_PENDING | KVB_CQE_AGAIN)) && !refused_any(s, mm);
 
+	bool loose = s->below != M_NONE || w->cfg.store_room;
+
 	world_expect(w, page_lowest_free(s, mm) == CORE_NONE, "ALLOC left a free page aside");
 	world_expect(w, !!(b.flags & KVB_CQE_GRANT_PENDING) == grant_pending(s, mm),
 		     "ALLOC: grant pending %#x", b.flags);
-	if (end && s->below == M_NONE)
+	if (end && !loose)
 		world_expect(w, !next_victim(w->m.space + mm->space, mm),
 			     "ALLOC left a page that could go");
-	if (end && s->below != M_NONE && !b.wait)
+	if (end && loose && !b.wait)
 		world_expect(w, !any_may_go(s, mm), "ALLOC left a page that could go");
+}
+
+/* Memory for the first copies. */
+static bool is_slab_coming(const struct world *w, const struct m_space *s)
+{
+	return s->below != M_NONE && w->c.spaces[s->below].creating;
 }
 
 void op_alloc(struct world *w)
@@ -222,17 +230,20 @@ void op_alloc(struct world *w)
 		return;
 	struct m_member *mm = &w->m.member[member];
 	struct m_space *s = &w->m.space[mm->space];
-	bool loose = s->below != M_NONE, evicting = false;
+	bool loose = s->below != M_NONE || w->cfg.store_room, evicting = false;
+	uint32_t flights = w->c.h->transfers_used;
 	b = core_alloc(&w->c, world_member(w, member), n, flags, ret);
 	trace_batch(w, b);
 	world_say(w, "alloc %u for member %d: %u, flags %#x%s", n, member, b.done, b.flags,
 		  b.wait ? ", wait" : "");
 	world_expect(w, b.status == 0 && b.done <= n, "ALLOC of %u: %u, status %d", n, b.done,
 		     b.status);
-	world_expect(w,
-		     !b.wait || (s->below != M_NONE && w->m.device[s->device].ready &&
-				 !(flags & KVB_ALLOC_DROP)),
+	world_expect(w, !b.wait || (tier_serves(w, s) && !(flags & KVB_ALLOC_DROP)),
 		     "ALLOC waits for nothing");
+	world_expect(w, !b.wait || w->c.h->transfers_used || is_slab_coming(w, s),
+		     "ALLOC waits, and nothing is on its way");
+	world_expect(w, !(flags & KVB_ALLOC_DROP) || w->c.h->transfers_used == flights,
+		     "ALLOC writes down what it was to drop");
 	model_absorb_transfers(w);
 
 	for (uint32_t i = 0; i < b.done; i++) {

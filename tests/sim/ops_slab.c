@@ -365,6 +365,9 @@ void event_run(struct world *w, const struct event *e)
 	case EVENT_COPIED:
 		tier_copied(w, e->index);
 		break;
+	case EVENT_STORED:
+		store_ended(w, e->index);
+		break;
 	case EVENT_DEAD:
 		if (w->m.client[e->index].state == CORE_CLIENT_LEAVING &&
 		    w->m.client[e->index].life == e->life)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Lower tiers: LOAD, PREFETCH and STORE, and the mover that does what they start.
+ * Lower tiers: LOAD, PREFETCH and STORE, and the mover that does what they start. What the store
+ * does of it is in ops_store.c.
  *
  * The mover takes what the core has queued and ends it later, in any order, and now and then badly.
  * It copies the model's memory when it ends, from and to wherever the pages of the transfer were
@@ -51,6 +52,28 @@ static uint32_t find_below(const struct world *w, int space, uint32_t under, int
 	return model_find(w, s->below, ns, salt, hash);
 }
 
+bool tier_serves(const struct world *w, const struct m_space *s)
+{
+	return s->below == M_NONE ? w->store_there : w->m.device[s->device].ready;
+}
+
+/* Can it come from the store? Not past its time in one of the tiers above. */
+static bool find_store(const struct world *w, int space, uint32_t under, int ns, uint64_t salt,
+		       const struct kvb_hash *hash)
+{
+	const struct m_space *s = &w->m.space[space];
+	struct m_page key = { .ns = ns, .epoch = w->m.ns[ns].epoch, .salt = salt, .hash = *hash };
+	uint32_t low = s->below == M_NONE ? CORE_NONE : model_under(w, s->below, ns, salt, hash);
+
+	if (!tier_serves(w, s) || !store_has(w, s, &key))
+		return false;
+	if (under != CORE_NONE &&
+	    model_stale(w, model_page_at((struct model *)&w->m, space, under)))
+		return false;
+	return low == CORE_NONE ||
+	       !model_stale(w, model_page_at((struct model *)&w->m, s->below, low));
+}
+
 enum kvb_tier tier_of_key(const struct world *w, int space, int ns, uint64_t salt,
 			  const struct kvb_hash *hash)
 {
@@ -58,8 +81,9 @@ enum kvb_tier tier_of_key(const struct world *w, int space, int ns, uint64_t sal
 
 	if (find_here(w, space, under) != CORE_NONE)
 		return KVB_TIER_DEVICE;
-	return find_below(w, space, under, ns, salt, hash) == CORE_NONE ? KVB_TIER_NONE
-									: KVB_TIER_HOST;
+	if (find_below(w, space, under, ns, salt, hash) != CORE_NONE)
+		return KVB_TIER_HOST;
+	return find_store(w, space, under, ns, salt, hash) ? KVB_TIER_STORE : KVB_TIER_NONE;
 }
 
 /* ---- LOAD, PREFETCH ------------------------------------------------------------------------ */
@@ -71,6 +95,7 @@ struct load {
 	struct kvb_hash hash[W_BATCH];
 	kvb_page_t ret[W_BATCH];
 	uint32_t here[W_BATCH], below[W_BATCH]; /* before the call */
+	bool store[W_BATCH];                    /* it could come from there */
 };
 
 /* A key of the namespace that is below and may come up, or any. */
@@ -79,7 +104,11 @@ static struct kvb_hash pick_key(struct world *w, const struct load *l)
 	int below = w->m.space[w->m.member[l->member].space].below;
 	const struct m_space *s = &w->m.space[below == M_NONE ? 0 : below];
 	uint32_t ids = s->slots * s->pages_per_slab, at = rnd(w, ids);
+	struct kvb_hash hash;
 
+	if (w->cfg.store_room && chance(w, 2) &&
+	    store_pick(w, w->m.member[l->member].space, l->ns, l->salt, &hash))
+		return hash;
 	for (uint32_t k = 0; below != M_NONE && k < ids && !chance(w, 200); k++) {
 		uint32_t id = (at + k) % ids;
 		const struct m_page *p = model_page_at(&w->m, below, id);
@@ -115,6 +144,7 @@ static bool pick_load(struct world *w, struct load *l)
 		under = model_under(w, space, l->ns, l->salt, &l->hash[i]);
 		l->here[i] = find_here(w, space, under);
 		l->below[i] = find_below(w, space, under, l->ns, l->salt, &l->hash[i]);
+		l->store[i] = find_store(w, space, under, l->ns, l->salt, &l->hash[i]);
 	}
 	return true;
 }
@@ -136,7 +166,7 @@ static void loaded(struct world *w, struct load *l, uint32_t i)
 		     (unsigned long long)l->ret[i]);
 	world_expect(w, l->here[i] == CORE_NONE || l->here[i] == id,
 		     "LOAD result %u is page %u; page %u was here", i, id, l->here[i]);
-	world_expect(w, l->here[i] != CORE_NONE || l->below[i] != CORE_NONE,
+	world_expect(w, l->here[i] != CORE_NONE || l->below[i] != CORE_NONE || l->store[i],
 		     "I5: LOAD result %u was in no tier", i);
 	world_expect(w, mm->acked[id / s->pages_per_slab],
 		     "LOAD gave page %u of a slab that its client has not mapped", id);
@@ -144,6 +174,22 @@ static void loaded(struct world *w, struct load *l, uint32_t i)
 	model_lease_set(&w->m, p, mm->client, p->leases[mm->client] + 1u, p->pins[mm->client]);
 	l->lead += p->state == CORE_PAGE_ARRIVING;
 	world_remember(w, l->ret[i]);
+}
+
+/* Nothing below can be filled on its way from the store: no page is free there, and none may go. */
+static bool is_full_below(const struct world *w, const struct m_space *s)
+{
+	for (uint32_t slot = 0; slot < s->slots; slot++) {
+		for (uint32_t i = 0; s->slab[slot].state == CORE_SLAB_LIVE && i < s->pages_per_slab;
+		     i++) {
+			const struct m_page *p = &s->slab[slot].pages[i];
+
+			if (p->state == CORE_PAGE_FREE ||
+			    (p->state == CORE_PAGE_SEALED && !p->busy && !p->pinned))
+				return false;
+		}
+	}
+	return true;
 }
 
 /* Why it went no further. */
@@ -173,9 +219,14 @@ static void load_short(struct world *w, const struct load *l, struct core_batch 
 	if (b.wait)
 		return;
 	world_expect(w, !p || (lease && mm->refused[slot]), "LOAD ended before a key that is here");
-	if (!p && l->below[b.done] != CORE_NONE)
-		world_expect(w, page_lowest_free(s, mm) == CORE_NONE,
-			     "LOAD ended at a key that is below, with a page free");
+	if (p || page_lowest_free(s, mm) == CORE_NONE)
+		return;
+	world_expect(w, l->below[b.done] == CORE_NONE,
+		     "LOAD ended at a key that is below, with a page free");
+	world_expect(w,
+		     !l->store[b.done] ||
+			     (s->below != M_NONE && is_full_below(w, &w->m.space[s->below])),
+		     "LOAD ended at a key that the store has, with pages free");
 }
 
 void op_load(struct world *w)
@@ -201,8 +252,9 @@ void op_load(struct world *w)
 		if (lease)
 			loaded(w, &l, i);
 		else
-			world_expect(w, l.here[i] != CORE_NONE || l.below[i] != CORE_NONE,
-				     "PREFETCH counts what is in no tier");
+			world_expect(
+				w, l.here[i] != CORE_NONE || l.below[i] != CORE_NONE || l.store[i],
+				"PREFETCH counts what is in no tier");
 	}
 	world_expect(w, !lease || lk.lead == l.lead, "LOAD: %u come from below, the model has %u",
 		     lk.lead, l.lead);
@@ -215,7 +267,12 @@ void op_load(struct world *w)
 
 static bool has_copy(const struct world *w, int space, const struct m_page *p)
 {
-	uint32_t low = model_under(w, w->m.space[space].below, p->ns, p->salt, &p->hash);
+	const struct m_space *s = &w->m.space[space];
+	uint32_t low;
+
+	if (s->below == M_NONE)
+		return store_has(w, s, p);
+	low = model_under(w, s->below, p->ns, p->salt, &p->hash);
 
 	return low != CORE_NONE || p->epoch != w->m.ns[p->ns].epoch; /* or had */
 }
@@ -231,6 +288,7 @@ void op_store(struct world *w)
 	const struct m_member *mm = &w->m.member[member];
 	const struct m_space *s = &w->m.space[mm->space];
 	n = world_pick_pages(w, member, is_leased_by, n, page);
+	w->may_insist = s->below == M_NONE;
 	struct core_batch b = core_store(&w->c, world_member(w, member), page, n);
 	world_trace(w, b.done);
 	world_trace(w, (uint64_t)(int64_t)b.status);
@@ -250,7 +308,7 @@ void op_store(struct world *w)
 				     "STORE takes a page for stale");
 			break;
 		}
-		world_expect(w, mine && s->below != M_NONE && has_copy(w, mm->space, p),
+		world_expect(w, mine && has_copy(w, mm->space, p),
 			     "STORE counts page %#llx, which has no copy",
 			     (unsigned long long)page[i]);
 	}
@@ -285,13 +343,18 @@ void op_arrived(struct world *w)
 
 /* ---- the mover ----------------------------------------------------------------------------- */
 
-static bool is_queued(const struct world *w, unsigned device, enum core_direction direction)
+static bool is_queued(const struct world *w, uint32_t transfer, unsigned device)
+{
+	const struct core_transfer *t = &w->c.transfers[transfer];
+
+	return t->state == CORE_TRANSFER_QUEUED && t->device == device &&
+	       !w->flight[transfer].store;
+}
+
+static bool is_up_queued(const struct world *w, unsigned device)
 {
 	for (uint32_t i = 0; i < w->c.h->limits.transfers; i++) {
-		const struct core_transfer *t = &w->c.transfers[i];
-
-		if (t->state == CORE_TRANSFER_QUEUED && t->device == device &&
-		    t->direction == direction)
+		if (is_queued(w, i, device) && w->flight[i].up)
 			return true;
 	}
 	return false;
@@ -307,8 +370,7 @@ static void turn_ready(struct world *w, unsigned d)
 		return;
 	device->ready = !device->ready;
 	for (uint32_t i = 0; !device->ready && i < w->c.h->limits.transfers; i++)
-		queued[i] = w->c.transfers[i].state == CORE_TRANSFER_QUEUED &&
-			    w->c.transfers[i].device == d;
+		queued[i] = is_queued(w, i, d);
 	world_say(w, "device %u: its tier is %s", d, device->ready ? "ready" : "away");
 	core_device_below_ready(&w->c, d, device->ready);
 	for (uint32_t i = 0; i < w->c.h->limits.transfers; i++) {
@@ -331,7 +393,9 @@ void op_mover(struct world *w)
 			world_trace(w, t);
 			world_expect(w, t < W_FLIGHTS && w->flight[t].used,
 				     "the mover is given transfer %u, which is none", t);
-			world_expect(w, w->flight[t].up || !is_queued(w, d, CORE_UP),
+			world_expect(w, !w->flight[t].store,
+				     "the mover is given transfer %u, which is the store's", t);
+			world_expect(w, w->flight[t].up || !is_up_queued(w, d),
 				     "the mover is given a copy down while one up waits");
 			world_later(w, EVENT_COPIED, t, 0, d);
 		}

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Makes a world from a seed and moves it: see world.h.
- *
- * Swarm testing: a history switches off about a third of the operations and gives the others
- * weights of its own, because a mix of everything never gets far in any one direction.
+ * Moves a world that was made from a seed (world_make.c), and ends it: see world.h.
  */
 
 #include "tests/sim/world.h"
@@ -40,6 +37,9 @@ static const struct {
 	[OP_MOVER] = { "mover", op_mover, 60, true },
 	[OP_READY] = { "ready", op_ready, 2, false },
 	[OP_ROT] = { "rot", op_rot, 4, false },
+	[OP_STORE_IO] = { "store-io", op_store_io, 60, true },
+	[OP_STORE_TURN] = { "store-turn", op_store_turn, 2, false },
+	[OP_STORE_LOSE] = { "store-lose", op_store_lose, 4, false },
 	[OP_FIND] = { "find", op_find, 6, false },
 	[OP_PAGE_EVICT] = { "evict", op_page_evict, 4, false },
 	[OP_PAGE_PIN] = { "page-pin", op_page_pin, 4, false },
@@ -58,6 +58,7 @@ static const struct {
 	[OP_NS_OPEN] = { "ns-open", op_ns_open, 8, true },
 	[OP_EPOCH_BUMP] = { "epoch-bump", op_epoch_bump, 2, false },
 	[OP_NS_BUMP] = { "ns-bump", op_ns_bump, 1, false },
+	[OP_NS_ADVANCE] = { "ns-advance", op_ns_advance, 1, false },
 	[OP_TENANT_SET] = { "tenant-set", op_tenant_set, 3, true },
 	[OP_TENANT_DELETE] = { "tenant-delete", op_tenant_delete, 1, false },
 };
@@ -65,6 +66,16 @@ static const struct {
 const char *op_name(enum op op)
 {
 	return ops[op].name;
+}
+
+uint32_t op_weight(enum op op)
+{
+	return ops[op].weight;
+}
+
+bool op_is_vital(enum op op)
+{
+	return ops[op].vital;
 }
 
 void world_fail(struct world *w, const char *fmt, ...)
@@ -212,164 +223,7 @@ bool world_event_take(struct world *w, bool all, struct event *ret)
 	return false;
 }
 
-/* ---- making a world ------------------------------------------------------------------------ */
-
-static uint32_t one_of(struct world *w, const uint32_t *from, uint32_t n)
-{
-	return from[rnd(w, n)];
-}
-
-/*
- * A world with lower tiers in which people stay and pages move: in the usual mix too little lasts
- * long enough to go down, let alone to come up again.
- */
-static void choose_traffic(struct world *w)
-{
-	static const struct {
-		enum op op;
-		uint32_t weight;
-	} often[] = {
-		{ OP_ALLOC, 300 },      { OP_SEAL, 300 },     { OP_RELEASE, 500 },
-		{ OP_LOAD, 300 },       { OP_LOOKUP, 60 },    { OP_STORE, 100 },
-		{ OP_ARRIVED, 80 },     { OP_MOVER, 200 },    { OP_WORK, 100 },
-		{ OP_PAGE_EVICT, 100 }, { OP_DEVICE, 100 },   { OP_GROW, 15 },
-		{ OP_MEMBERS, 60 },     { OP_RECLAIM, 15 },   { OP_SHRINK, 4 },
-		{ OP_FREE, 20 },        { OP_PIN, 10 },       { OP_TIME, 5 },
-		{ OP_READY, 4 },        { OP_ROT, 4 },        { OP_EPOCH_BUMP, 6 },
-		{ OP_CLIENT_OPEN, 4 },  { OP_NS_OPEN, 4 },    { OP_HINT, 2 },
-		{ OP_SPACE_OPEN, 4 },   { OP_TENANT_SET, 1 }, { OP_CLIENT_CLOSE, 1 },
-	};
-	struct config *cfg = &w->cfg;
-
-	memset(cfg->weight, 0, sizeof(cfg->weight));
-	for (unsigned i = 0; i < sizeof(often) / sizeof(often[0]); i++)
-		cfg->weight[often[i].op] = often[i].weight * rng_range(&w->rng, 2, 4);
-	for (unsigned i = 0; i < OP_N; i++) { /* swarm: some of what is not vital is off */
-		if (!ops[i].vital && i != OP_LOAD && rnd(w, 5) == 0)
-			cfg->weight[i] = 0;
-	}
-	cfg->traffic = true;
-	cfg->limits.tenants = 2;
-	cfg->limits.clients = rng_range(&w->rng, 2, 4);
-	cfg->limits.spaces = rng_range(&w->rng, 2, 8);
-	cfg->limits.slabs = 64;
-	cfg->limits.pages = CORE_UNIT_PAGES * rng_range(&w->rng, 40, 120);
-	cfg->batch = rnd(w, 2) ? 8 : 32;
-	cfg->keys = rnd(w, 2) ? 64 : 256;
-	cfg->salts = 1;
-	cfg->delay = rnd(w, 3) ? rnd(w, 8) : 60;
-	cfg->never_one_in = 0;
-	cfg->refuse_one_in = rnd(w, 4) ? 0 : 30;
-	cfg->limits.leases = rnd(w, 4) ? 0 : cfg->limits.leases;
-}
-
-static void choose_config(struct world *w)
-{
-	static const uint32_t batches[] = { 1, 4, 16, 64 };
-	static const uint32_t delays[] = { 0, 3, 20, 200 };
-	static const uint32_t keys[] = { 4, 16, 64, 256 };
-	struct config *cfg = &w->cfg;
-
-	cfg->limits = (struct core_limits){
-		.pages = CORE_UNIT_PAGES * rng_range(&w->rng, 6, 40),
-		.leases = rnd(w, 3) ? 0 : rng_range(&w->rng, 8, 200),
-		.slabs = rng_range(&w->rng, 6, 48),
-		.clients = rng_range(&w->rng, 2, M_CLIENTS),
-		.members = rng_range(&w->rng, 3, M_MEMBERS),
-		.tenants = rng_range(&w->rng, 2, M_TENANTS),
-		.namespaces = rng_range(&w->rng, 2, M_NAMESPACES),
-	};
-	if (rnd(w, 4)) { /* with lower tiers */
-		static const uint32_t transfers[] = { 1, 4, 16, W_FLIGHTS };
-
-		cfg->limits.transfers = one_of(w, transfers, 4);
-		cfg->limits.pages += CORE_UNIT_PAGES * 16;
-		cfg->limits.slabs += 16;
-		cfg->limits.spaces = rng_range(&w->rng, 2, M_SPACES);
-		cfg->lose_one_in = rnd(w, 2) ? 0 : rng_range(&w->rng, 3, 30);
-	} else {
-		cfg->limits.spaces = rng_range(&w->rng, 2, 8);
-	}
-	if (!rnd(w, 8)) { /* a world of a few large slabs */
-		cfg->small_pages = true;
-		cfg->limits.pages = 3 * 4096;
-	}
-	cfg->batch = one_of(w, batches, 4);
-	cfg->delay = one_of(w, delays, 4);
-	cfg->keys = one_of(w, keys, 4);
-	cfg->salts = rng_range(&w->rng, 1, 3);
-	cfg->refuse_one_in = rnd(w, 2) ? 0 : rng_range(&w->rng, 3, 30);
-	cfg->fail_one_in = rnd(w, 2) ? 0 : rng_range(&w->rng, 3, 30);
-	cfg->never_one_in = rnd(w, 2) ? 0 : rng_range(&w->rng, 5, 30);
-	cfg->wild_one_in = rnd(w, 4) ? rng_range(&w->rng, 5, 50) : 0;
-	cfg->work_units = rnd(w, 2) ? 1000000 : rng_range(&w->rng, 1, 64);
-	for (unsigned i = 0; i < OP_N; i++) {
-		if (!ops[i].vital && rnd(w, 3) == 0)
-			cfg->weight[i] = 0;
-		else
-			cfg->weight[i] = ops[i].weight * rng_range(&w->rng, 1, 8);
-	}
-	if (cfg->limits.transfers && !chance(w, 4))
-		choose_traffic(w);
-	for (unsigned i = 0; i < OP_N; i++)
-		cfg->weight_sum += cfg->weight[i];
-}
-
-/* One for all devices, or one each, or none for some. */
-static void make_arenas(struct world *w)
-{
-	uint32_t arenas = rng_range(&w->rng, 1, w->m.opens);
-
-	for (uint32_t i = 0; i < arenas; i++) {
-		struct m_device *d = &w->m.device[w->m.devices++];
-
-		*d = (struct m_device){ .kind = CORE_KIND_ARENA,
-					.ordinal = i,
-					.handle_bytes = 2ull << 20,
-					.below = M_NONE };
-		d->capacity_bytes = d->handle_bytes * rng_range(&w->rng, 1, 30);
-		world_expect(w,
-			     core_arena_add(&w->c, i, d->capacity_bytes, d->handle_bytes) ==
-				     (int)(w->m.opens + i),
-			     "arena %u was not taken", i);
-	}
-	for (uint32_t i = 0; i < w->m.opens; i++) {
-		if (chance(w, 6))
-			continue;
-		w->m.device[i].below = (int)(w->m.opens + i % arenas);
-		core_device_below(&w->c, i, (unsigned)w->m.device[i].below);
-		w->m.device[i].ready = true;
-		core_device_below_ready(&w->c, i, true);
-	}
-}
-
-static void make_devices(struct world *w)
-{
-	w->m.opens = 1 + (rnd(w, w->cfg.traffic ? 12 : 4) == 0);
-	w->m.devices = w->m.opens;
-	for (uint32_t i = 0; i < w->m.opens; i++) {
-		struct m_device *d = &w->m.device[i];
-		char name[KVB_NAME_BYTES];
-
-		d->kind = KVB_DEVICE_HOST;
-		d->ordinal = i;
-		d->below = M_NONE;
-		d->handle_bytes = 2ull << 20;
-		d->capacity_bytes =
-			d->handle_bytes * rng_range(&w->rng, 3, w->cfg.traffic ? 12 : 40);
-		snprintf(name, sizeof(name), "host:%u", i);
-		world_expect(w,
-			     core_device_add(&w->c, d->kind, d->ordinal, name, d->capacity_bytes,
-					     d->handle_bytes) == (int)i,
-			     "device %s was not taken", name);
-	}
-	world_expect(w,
-		     core_device_add(&w->c, KVB_DEVICE_HOST, 0, "host:0", 2 << 20, 2 << 20) ==
-			     -EEXIST,
-		     "a device was added twice");
-	world_expect(w, core_device_find(&w->c, KVB_DEVICE_CUDA, 0) == -ENODEV,
-		     "a device that is not there was found");
-}
+/* ---- beginning and end ---------------------------------------------------------------------- */
 
 /* Somebody has to be there, with memory, before a history can go anywhere. */
 static void settle_in(struct world *w)
@@ -397,7 +251,7 @@ void world_start(struct world *w, uint64_t seed)
 	w->verbose = verbose;
 	w->seed = seed;
 	rng_init(&w->rng, seed);
-	choose_config(w);
+	world_choose(w);
 	w->mem_bytes = core_bytes(&w->cfg.limits);
 	w->mem = aligned_alloc(4096, (w->mem_bytes + 4095) / 4096 * 4096);
 	if (!w->mem)
@@ -406,9 +260,9 @@ void world_start(struct world *w, uint64_t seed)
 	core_init(&w->c, w->mem, &w->cfg.limits, secret, seed, &policy_lru);
 	w->now_ns = W_SECOND_NS;
 	core_set_time(&w->c, w->now_ns);
-	make_devices(w);
-	if (w->cfg.limits.transfers)
-		make_arenas(w);
+	world_make_devices(w);
+	if (w->cfg.store_room)
+		op_store_turn(w);
 	settle_in(w);
 }
 
@@ -455,7 +309,7 @@ void world_step(struct world *w)
 /* What a revoked slab holds waits to be written down, as long as there is time. */
 static bool may_wait(const struct world *w, const struct m_space *s, const struct m_slab *slab)
 {
-	return s->below != M_NONE && w->m.device[s->device].ready && w->now_ns < slab->deadline_ns;
+	return tier_serves(w, s) && w->now_ns < slab->deadline_ns;
 }
 
 /* No page may wait for core_work() when it says that it has nothing to do. */
@@ -507,6 +361,7 @@ static bool settle(struct world *w)
 	model_absorb(w);
 	op_mover(w);
 	model_absorb(w);
+	store_serve(w, true);
 	while (world_event_take(w, true, &e)) {
 		event_run(w, &e);
 		model_absorb(w);

@@ -24,6 +24,7 @@
 #define W_NAMES 512 /* names of pages remembered, so that stale ones come back */
 #define W_BATCH 64
 #define W_FLIGHTS 64
+#define W_STORED 256
 
 enum op {
 	OP_ALLOC,
@@ -39,6 +40,9 @@ enum op {
 	OP_MOVER,
 	OP_READY,
 	OP_ROT,
+	OP_STORE_IO,
+	OP_STORE_TURN,
+	OP_STORE_LOSE,
 	OP_FIND,
 	OP_PAGE_EVICT,
 	OP_PAGE_PIN,
@@ -57,6 +61,7 @@ enum op {
 	OP_NS_OPEN,
 	OP_EPOCH_BUMP,
 	OP_NS_BUMP,
+	OP_NS_ADVANCE,
 	OP_TENANT_SET,
 	OP_TENANT_DELETE,
 	OP_N,
@@ -71,6 +76,7 @@ enum event_kind {
 	EVENT_NACK,   /* the client could not */
 	EVENT_DEAD,   /* the process of a closed client is gone */
 	EVENT_COPIED, /* a transfer ends */
+	EVENT_STORED, /* the store has done its part of one */
 };
 
 struct event {
@@ -85,8 +91,22 @@ struct event {
 struct flight {
 	bool used;
 	bool up;
-	int from_space, to_space;
-	uint32_t from, to; /* page ids */
+	bool store;               /* the store's: all of it, or its first leg */
+	bool out;                 /* the store has it */
+	int from_space, to_space; /* M_NONE: the store */
+	uint32_t from, to;        /* page ids */
+};
+
+/* What the simulated store has: bytes under a key. */
+struct stored {
+	bool used;
+	int ns;
+	uint32_t epoch;
+	uint64_t home; /* model_home() of the space: a space that comes again finds its pages */
+	uint64_t salt;
+	struct kvb_hash hash;
+	uint64_t bytes;
+	uint64_t since; /* the lower the older */
 };
 
 struct config {
@@ -102,6 +122,9 @@ struct config {
 	uint32_t never_one_in;  /* acknowledgements that never come */
 	uint32_t wild_one_in;   /* operands that make no sense */
 	uint32_t lose_one_in;   /* transfers that fail */
+	uint32_t store_room;    /* keys that the store has room for; 0: there is none */
+	uint32_t refuse_keys;   /* one in so many of them admission refuses; 0: it is not asked */
+	bool store_random;      /* it loses any, not the oldest */
 	uint32_t work_units;
 	bool small_pages;
 	bool traffic; /* few people, who stay, and pages that move */
@@ -122,17 +145,26 @@ struct world {
 	bool verbose;
 	bool may_revoke; /* the call just made may start revocations */
 	bool may_rise;   /* it may bring pages up, and evict others for that */
+	bool may_insist; /* it may write what admission refuses */
+	bool store_there;
 	struct flight flight[W_FLIGHTS];
 	struct event events[W_EVENTS];
 	kvb_page_t names[W_NAMES];
 	uint32_t names_next;
 	uint64_t did[OP_N];
+	struct stored stored[W_STORED];
+	uint64_t stored_last; /* `since` last given */
 	uint64_t hits, victims, dups, grants, revoked, reaped, demoted, promoted, failures, misses;
+	struct { /* what the core counts of the store */
+		uint64_t stored, stored_bytes, fetched, fetched_bytes, lost, refused;
+	} n;
 	char why[512];
 	jmp_buf failed; /* last: survives world_start() */
 };
 
 const char *op_name(enum op op);
+uint32_t op_weight(enum op op); /* usual one */
+bool op_is_vital(enum op op);   /* without it a history goes nowhere: never switched off */
 
 /* Plays one history of `steps` steps. True if it held; else w->why says what did not. */
 bool world_run(struct world *w, uint64_t seed, uint64_t steps);
@@ -188,6 +220,9 @@ static inline struct core_member *world_member(struct world *w, int member)
 	return &w->c.members[member];
 }
 
+/* world_make.c */
+void world_choose(struct world *w); /* cfg */
+void world_make_devices(struct world *w);
 /* ops_page.c */
 void op_alloc(struct world *w);
 void op_free(struct world *w);
@@ -211,9 +246,23 @@ void op_mover(struct world *w);
 void op_ready(struct world *w);
 void op_rot(struct world *w);
 void tier_copied(struct world *w, unsigned transfer);
+bool tier_serves(const struct world *w, const struct m_space *s); /* can pages go down now? */
 /* Which tier LOOKUP finds a key in that is not resident, or KVB_TIER_NONE. */
 enum kvb_tier tier_of_key(const struct world *w, int space, int ns, uint64_t salt,
 			  const struct kvb_hash *hash);
+/* ops_store.c */
+void op_store_io(struct world *w);
+void op_store_turn(struct world *w);
+void op_store_lose(struct world *w);
+void op_ns_advance(struct world *w);
+void store_serve(struct world *w, bool all); /* takes what the core has for the store */
+void store_ended(struct world *w, unsigned transfer);
+void store_remembers(struct world *w, int ns); /* from before a restart, in a later epoch */
+/* Is this page, or one under its key, there? In space s, or in the one below it. */
+bool store_has(const struct world *w, const struct m_space *s, const struct m_page *p);
+bool store_admits(const struct world *w, const struct kvb_hash *hash);
+/* A key that the store has of a space; false: none. */
+bool store_pick(struct world *w, int space, int ns, uint64_t salt, struct kvb_hash *ret);
 /* ops_slab.c */
 void op_grow(struct world *w);
 void op_shrink(struct world *w);
