@@ -72,6 +72,8 @@ START_TEST(chunks_are_committed_and_sealed)
 	ck_assert_uint_eq(st.bytes, 2 * CHUNK_BYTES + 6 * MIB);
 	ck_assert_uint_eq(st.filled_bytes, st.bytes);
 	ck_assert_int_eq(st.error, 0);
+	ck_assert_uint_le(st.hugetlb_bytes + st.thp_bytes, st.filled_bytes);
+	ck_assert_uint_le(st.wrong_node_bytes, st.filled_bytes);
 	for (uint32_t i = 0; i < 3; i++) {
 		uint64_t size;
 		int fd = arena_chunk(a, i, &size);
@@ -183,6 +185,9 @@ START_TEST(a_node_that_is_none)
 	ck_assert_int_lt(st.unplaced_error, 0);
 	ck_assert_int_eq(st.error, 0);
 	ck_assert_uint_eq(st.filled_bytes, CHUNK_BYTES);
+	ck_assert_uint_eq(st.hugetlb_bytes, 0);
+	/* Where it is can be seen all the same, and that is elsewhere. */
+	ck_assert(st.unseen_error || st.wrong_node_bytes == CHUNK_BYTES);
 	arena_free(a);
 }
 END_TEST
