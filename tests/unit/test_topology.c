@@ -598,10 +598,62 @@ START_TEST(senseless_files_cost_themselves)
 			ck_assert_uint_le(t->node[1].free_bytes, t->node[1].total_bytes);
 			ck_assert_uint_le(t->node[1].available_bytes, t->node[1].total_bytes);
 			ck_assert_ptr_nonnull(device(t, "0000:3b:00.0"));
+			if (strcmp(files[f], NODE "node1/distance") == 0) {
+				ck_assert_uint_eq(t->distance[2] + t->distance[3], 0);
+				ck_assert_ptr_nonnull(strstr(t->why, "node1/distance"));
+			}
 			topology_free(t);
 		}
 	}
 	free(huge);
+	end();
+}
+END_TEST
+
+/* What cannot be read is not nothing, and not the machine's either. */
+START_TEST(a_node_that_does_not_tell_its_memory)
+{
+	struct topology *t;
+
+	begin();
+	put_two_nodes();
+	put_node(0, "0-3", "10 21", 0);
+	put(NODE "node1/meminfo", "?");
+	t = read_it();
+	ck_assert_int_eq(topology_state(t, 0), TOPOLOGY_MEMORYLESS);
+	ck_assert_int_eq(topology_state(t, 1), TOPOLOGY_UNTOLD);
+	ck_assert_uint_eq(t->node[1].total_bytes, 0);
+	ck_assert_ptr_null(topology_nearest(t, 1));
+	ck_assert_str_eq(t->why, "/" NODE "node1/meminfo: it makes no sense");
+	topology_free(t);
+	end();
+}
+END_TEST
+
+START_TEST(files_that_are_too_long_or_no_text)
+{
+	char *ones = malloc(SYSFS_TEXT_BYTES), path[128];
+	uint64_t n = 7;
+
+	begin();
+	memset(ones, '0', SYSFS_TEXT_BYTES);
+	(void)snprintf(path, sizeof(path), "%s/file", root);
+	put_bytes("file", ones, SYSFS_TEXT_BYTES);
+	ck_assert_int_eq(sysfs_read_number(path, 9, &n), -E2BIG);
+	put_bytes("file", ones, SYSFS_TEXT_BYTES - 1);
+	ck_assert_int_eq(sysfs_read_number(path, 9, &n), 0);
+	ck_assert_uint_eq(n, 0);
+	put_bytes("file", "1\0", 2);
+	ck_assert_int_eq(sysfs_read_number(path, 9, &n), -EBADMSG);
+	put("file", "0x1f\n");
+	ck_assert_int_eq(sysfs_read_number(path, 0x1f, &n), 0);
+	ck_assert_uint_eq(n, 0x1f);
+	ck_assert_int_eq(sysfs_read_number(path, 0x1e, &n), -EBADMSG);
+	put("file", "0x11111111111111111\n");
+	ck_assert_int_eq(sysfs_read_number(path, UINT64_MAX, &n), -EBADMSG);
+	put("file", "0x\n");
+	ck_assert_int_eq(sysfs_read_number(path, 9, &n), -EBADMSG);
+	free(ones);
 	end();
 }
 END_TEST
@@ -647,6 +699,9 @@ START_TEST(sets_are_cut_to_their_room)
 	struct sysfs_set set = { { 0 } };
 	char text[12];
 
+	ck_assert(!sysfs_parse_set("1-0", &set));
+	ck_assert(!sysfs_parse_set("1,3-2", &set));
+	ck_assert_uint_eq(sysfs_set_count(&set), 0);
 	ck_assert(sysfs_parse_set("1,3,5,7-9,8191", &set));
 	ck_assert_uint_eq(sysfs_set_count(&set), 7);
 	ck_assert(sysfs_set_has(&set, 8191));
@@ -701,6 +756,8 @@ int main(void)
 		CASE(without_anything_it_is_an_error),
 		CASE(senseless_lists_of_nodes),
 		CASE(senseless_files_cost_themselves),
+		CASE(a_node_that_does_not_tell_its_memory),
+		CASE(files_that_are_too_long_or_no_text),
 		CASE(directories_are_no_files_and_files_no_directories),
 		CASE(a_root_that_is_too_long),
 		CASE(sets_are_cut_to_their_room),
