@@ -84,24 +84,15 @@ static void owner_read_pci_id(const struct cuda_device *d, char *ret, int bytes)
 		*c = (char)tolower((unsigned char)*c);
 }
 
-/* The driver knows it since 12.2, and then says -1 where only sysfs knows. */
-static int32_t owner_read_numa_node(const struct cuda_device *d, const char *pci_id)
+/* The driver knows it since 12.2, and then says -1 where only the system knows. */
+static int32_t owner_read_numa_node(const struct cuda_device *d)
 {
-	char path[64];
 	int node = CUDA_NUMA_UNKNOWN;
-	FILE *f;
 
 	if (d->api->device_get_attribute(&node, CU_ATTRIBUTE_HOST_NUMA_ID, d->device) == CU_OK &&
 	    node >= 0)
 		return node;
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/numa_node", pci_id);
-	f = fopen(path, "re");
-	if (!f)
-		return CUDA_NUMA_UNKNOWN;
-	if (fscanf(f, "%d", &node) != 1 || node < 0)
-		node = CUDA_NUMA_UNKNOWN;
-	fclose(f);
-	return node;
+	return CUDA_NUMA_UNKNOWN;
 }
 
 static int owner_read_info(const struct cuda_device *d, struct cuda_owner_info *ret)
@@ -127,7 +118,7 @@ static int owner_read_info(const struct cuda_device *d, struct cuda_owner_info *
 	ret->driver_version = version;
 	ret->granularity_bytes = d->granularity_bytes;
 	owner_read_pci_id(d, ret->pci_id, sizeof(ret->pci_id));
-	ret->numa_node = owner_read_numa_node(d, ret->pci_id);
+	ret->numa_node = owner_read_numa_node(d);
 	if (d->api->device_get_attribute(&ret->compute_mode, CU_ATTRIBUTE_COMPUTE_MODE,
 					 d->device) != CU_OK)
 		ret->compute_mode = CU_COMPUTE_DEFAULT;

@@ -39,6 +39,7 @@ struct gpu_info {
 	char driver[16];            /* "host", "cuda" */
 	char model[64];             /* "" where there is none */
 	uint8_t uuid[16];           /* as the driver names a GPU; zero for others */
+	char pci[16];               /* address, as sysfs spells it; "" where there is none */
 	uint64_t total_bytes;       /* 0: not the back end's to know */
 	uint64_t granularity_bytes; /* handles are a multiple of it */
 	int32_t node;               /* NUMA node it is near; -1: not known */

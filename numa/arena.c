@@ -3,11 +3,15 @@
 /*
  * Chunks of an arena: made, placed, filled, looked at by its thread; pieces of them given out.
  *
- * Filling is by a few threads at once, a stretch each at a time: on huge pages where the system
- * gives them (they are filled, page-locked and read a good deal faster), the rest by
- * MADV_POPULATE_WRITE: page faults of one file run beside each other, fallocate() does not. Kernels
- * without it (before 5.14) fill by fallocate(). Either fails with an error when memory is short;
- * touching would be a signal.
+ * Filling is by a few threads at once, on processors next to the node, a stretch each at a time: on
+ * huge pages where the system gives them (they are filled, page-locked and read a good deal
+ * faster), the rest by MADV_POPULATE_WRITE: page faults of one file run beside each other,
+ * fallocate() does not. Kernels without it (before 5.14) fill by fallocate(). Either fails with an
+ * error when memory is short; touching would be a signal.
+ *
+ * A pool of huge pages is asked how many it has free on the node first, because its pages are lent
+ * from other nodes as readily; one that turns out to have less after all, or a system that refuses
+ * any step of it, costs the attempt, and the chunk is made of ordinary memory.
  *
  * What the thread says is under the lock. The bitmaps of used units, and how much of what was said
  * has been looked at, are the caller's alone.
@@ -15,10 +19,11 @@
 
 #include "numa/arena.h"
 #include "numa/huge.h"
+#include "numa/placement.h"
+#include "numa/topology.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <numa.h>
 #include <numaif.h>
 #include <pthread.h>
 #include <sched.h>
@@ -29,6 +34,9 @@
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21u << 26)
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -44,6 +52,7 @@
 
 struct arena_chunk {
 	int fd;
+	bool hugetlb;
 	uint64_t bytes;
 	uint64_t *used; /* a bit a unit */
 };
@@ -70,9 +79,10 @@ struct arena_fill {
 	struct arena *arena;
 	char *memory;
 	uint64_t bytes;
-	uint64_t next; /* atomic: the next stretch */
-	int error;     /* atomic: of whoever failed last */
-	bool small;    /* huge pages are not to be had */
+	uint64_t next;      /* atomic: the next stretch */
+	int error;          /* atomic: of whoever failed last */
+	bool plain;         /* huge pages are not to be asked for, or not to be had */
+	uint64_t thp_bytes; /* atomic: came to lie on some */
 };
 
 static bool arena_stops(const struct arena *a)
@@ -91,14 +101,16 @@ static void arena_notify(struct arena *a)
 
 /* ---- filling ------------------------------------------------------------------------------- */
 
-static int chunk_memfd(uint64_t bytes)
+static int chunk_memfd(uint64_t bytes, bool hugetlb)
 {
-	int fd = memfd_create("kvb-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	const unsigned flags =
+		MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+	int fd = memfd_create("kvb-arena", flags | MFD_NOEXEC_SEAL);
 	int error;
 
 	/* Kernels before 6.3 do not know the flag. */
 	if (fd < 0 && errno == EINVAL)
-		fd = memfd_create("kvb-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		fd = memfd_create("kvb-arena", flags);
 	if (fd < 0)
 		return -errno;
 	if (ftruncate(fd, (off_t)bytes) == 0 &&
@@ -115,14 +127,16 @@ static void *fill_main(void *arg)
 
 	while (!arena_stops(f->arena)) {
 		uint64_t at = __atomic_fetch_add(&f->next, ARENA_STRETCH_BYTES, __ATOMIC_RELAXED);
+		bool plain = __atomic_load_n(&f->plain, __ATOMIC_RELAXED);
 		uint64_t bytes;
 
 		if (at >= f->bytes)
 			break;
 		bytes = f->bytes - at < ARENA_STRETCH_BYTES ? f->bytes - at : ARENA_STRETCH_BYTES;
-		if (!__atomic_load_n(&f->small, __ATOMIC_RELAXED) &&
-		    !huge_collapse(f->memory + at, bytes))
-			__atomic_store_n(&f->small, true, __ATOMIC_RELAXED);
+		if (!plain && huge_collapse(f->memory + at, bytes))
+			__atomic_fetch_add(&f->thp_bytes, bytes, __ATOMIC_RELAXED);
+		else if (!plain)
+			__atomic_store_n(&f->plain, true, __ATOMIC_RELAXED);
 		while (madvise(f->memory + at, bytes, MADV_POPULATE_WRITE) < 0) {
 			if (errno == EINTR)
 				continue;
@@ -133,7 +147,7 @@ static void *fill_main(void *arg)
 	return NULL;
 }
 
-/* Half of the processors this process may use: engines want the others. */
+/* Half of the processors this thread may use: engines want the others. */
 static unsigned fill_threads(void)
 {
 	cpu_set_t set;
@@ -144,9 +158,15 @@ static unsigned fill_threads(void)
 	return n < 1 ? 1 : n > ARENA_THREADS_MAX ? ARENA_THREADS_MAX : n;
 }
 
-static int chunk_fill(struct arena *a, const struct arena_chunk *c, char *memory)
+static int chunk_fill(struct arena *a, const struct arena_chunk *c, char *memory,
+		      uint64_t *ret_thp_bytes)
 {
-	struct arena_fill f = { .arena = a, .memory = memory, .bytes = c->bytes };
+	struct arena_fill f = {
+		.arena = a,
+		.memory = memory,
+		.bytes = c->bytes,
+		.plain = c->hugetlb,
+	};
 	pthread_t thread[ARENA_THREADS_MAX];
 	unsigned n = 0, want = fill_threads() - 1;
 
@@ -157,6 +177,7 @@ static int chunk_fill(struct arena *a, const struct arena_chunk *c, char *memory
 		pthread_join(thread[--n], NULL);
 	if (f.error == -EINVAL)
 		f.error = fallocate(c->fd, 0, 0, (off_t)c->bytes) < 0 ? -errno : 0;
+	*ret_thp_bytes = f.thp_bytes;
 	return f.error;
 }
 
@@ -170,16 +191,17 @@ static int chunk_place(const struct arena *a, void *memory, uint64_t bytes)
 }
 
 /* How much of it lies elsewhere. 0, or -errno: the system does not tell. */
-static int chunk_look(const struct arena *a, char *memory, uint64_t bytes, uint64_t *ret_wrong)
+static int chunk_look(const struct arena *a, const struct arena_chunk *c, char *memory,
+		      uint64_t *ret_wrong)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), wrong = 0;
+	uint64_t page = c->hugetlb ? HUGE_BYTES : (uint64_t)sysconf(_SC_PAGESIZE), wrong = 0;
 	void *pages[ARENA_LOOK_PAGES];
 	int status[ARENA_LOOK_PAGES];
 
-	for (uint64_t at = 0; at < bytes && !arena_stops(a);) {
+	for (uint64_t at = 0; at < c->bytes && !arena_stops(a);) {
 		unsigned long n = 0;
 
-		for (; n < ARENA_LOOK_PAGES && at < bytes; n++, at += page)
+		for (; n < ARENA_LOOK_PAGES && at < c->bytes; n++, at += page)
 			pages[n] = memory + at;
 		if (move_pages(0, n, pages, NULL, status, 0) < 0)
 			return -errno;
@@ -190,34 +212,62 @@ static int chunk_look(const struct arena *a, char *memory, uint64_t bytes, uint6
 	return 0;
 }
 
-static int chunk_make(struct arena *a, struct arena_chunk *c)
+/* What is said of it when it is there. */
+struct chunk_report {
+	uint64_t wrong_bytes, thp_bytes;
+	int unplaced, unseen;
+};
+
+/* A chunk of the one memory or the other. 0: it is there; -errno: nothing is left of it. */
+static int chunk_try(struct arena *a, struct arena_chunk *c, bool hugetlb, struct chunk_report *ret)
 {
-	uint64_t wrong = 0;
+	int fd = chunk_memfd(c->bytes, hugetlb), error;
 	char *memory;
-	int fd = chunk_memfd(c->bytes), error, unplaced;
 
 	if (fd < 0)
 		return fd;
 	c->fd = fd;
+	c->hugetlb = hugetlb;
 	memory = huge_map(fd, c->bytes);
-	if (!memory)
-		return -errno;
-	unplaced = chunk_place(a, memory, c->bytes);
-	error = chunk_fill(a, c, memory);
-	if (error == 0 && unplaced == 0)
-		unplaced = chunk_look(a, memory, c->bytes, &wrong);
-	munmap(memory, c->bytes);
-	if (error || arena_stops(a)) {
+	error = memory ? 0 : -errno;
+	if (error == 0) {
+		ret->unplaced = chunk_place(a, memory, c->bytes);
+		error = chunk_fill(a, c, memory, &ret->thp_bytes);
+	}
+	if (error == 0)
+		ret->unseen = chunk_look(a, c, memory, &ret->wrong_bytes);
+	if (memory)
+		munmap(memory, c->bytes);
+	if (error == 0 && arena_stops(a))
+		error = -ECANCELED;
+	if (error) {
 		close(fd);
 		c->fd = -1;
-		return error ? error : -ECANCELED;
 	}
+	return error;
+}
+
+static int chunk_make(struct arena *a, struct arena_chunk *c)
+{
+	struct chunk_report report = { 0 };
+	int error = -ENOMEM;
+
+	if (topology_pool_free("", a->node, HUGE_BYTES) >= c->bytes / HUGE_BYTES)
+		error = chunk_try(a, c, true, &report);
+	if (error && !arena_stops(a))
+		error = chunk_try(a, c, false, &report);
+	if (error)
+		return error;
 	pthread_mutex_lock(&a->lock);
 	a->ready++;
 	a->status.filled_bytes += c->bytes;
-	a->status.wrong_node_bytes += wrong;
-	if (unplaced)
-		a->status.unplaced_error = unplaced;
+	a->status.wrong_node_bytes += report.wrong_bytes;
+	a->status.hugetlb_bytes += c->hugetlb ? c->bytes : 0;
+	a->status.thp_bytes += report.thp_bytes;
+	if (report.unplaced)
+		a->status.unplaced_error = report.unplaced;
+	if (report.unseen)
+		a->status.unseen_error = report.unseen;
 	pthread_mutex_unlock(&a->lock);
 	return 0;
 }
@@ -225,8 +275,16 @@ static int chunk_make(struct arena *a, struct arena_chunk *c)
 static void *arena_main(void *arg)
 {
 	struct arena *a = arg;
+	cpu_set_t near;
 	int error = 0;
 
+	/*
+	 * This thread and those it starts stay next to the node: filling is quicker, and where
+	 * placing is forbidden (mbind() in containers) memory still comes from where it is first
+	 * touched. Nothing is lost if it cannot be.
+	 */
+	if (placement_processors(a->node, &near))
+		(void)sched_setaffinity(0, sizeof(near), &near);
 	for (uint32_t n = 0; error == 0 && n < a->chunks; n++) {
 		error = chunk_make(a, &a->chunk[n]);
 		if (error == 0)

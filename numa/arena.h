@@ -14,7 +14,9 @@
  * and give -> free
  *
  * Chunks are placed on their node by preference: memory elsewhere is slower, none is an error.
- * Where it came to lie is looked at and counted.
+ * Where it came to lie is looked at and counted. Each lies on the largest pages there are for it:
+ * those set aside for hugetlb on its node, if the pool has them for a whole chunk; else
+ * transparent huge pages (numa/huge.h), else small ones.
  *
  * Pieces of chunks are given out in units, contiguous, first fit; a piece never spans chunks, as
  * two chunks are no neighbours in any process that maps them. One thread takes and gives. It knows
@@ -29,10 +31,13 @@
 struct arena;
 
 struct arena_status {
-	uint64_t bytes;            /* what it will be */
-	uint64_t filled_bytes;     /* ready */
-	uint64_t wrong_node_bytes; /* of those filled */
-	int unplaced_error;        /* 0, or -errno: the system refused to place or to look */
+	uint64_t bytes;        /* what it will be */
+	uint64_t filled_bytes; /* ready */
+	/* of those filled: */
+	uint64_t wrong_node_bytes; /* on another node than asked, as far as could be looked at */
+	uint64_t hugetlb_bytes, thp_bytes; /* on huge pages of either kind */
+	int unplaced_error;                /* 0, or -errno: the system refused to place some */
+	int unseen_error;                  /* 0, or -errno: it refused to tell where some are */
 	int error; /* 0, or -errno: nothing more comes, though less than asked is there */
 	bool done; /* nothing more comes */
 };

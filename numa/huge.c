@@ -9,6 +9,7 @@
 
 #include "numa/huge.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <sys/mman.h>
 
@@ -25,6 +26,7 @@ void *huge_map(int fd, uint64_t bytes)
 {
 	char *room, *at;
 	void *memory;
+	int error;
 
 	room = mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (room == MAP_FAILED)
@@ -35,7 +37,12 @@ void *huge_map(int fd, uint64_t bytes)
 	if (at + bytes < room + bytes + HUGE_BYTES)
 		munmap(at + bytes, (size_t)(room + HUGE_BYTES - at));
 	memory = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-	return memory == MAP_FAILED ? NULL : memory;
+	if (memory != MAP_FAILED)
+		return memory;
+	error = errno;
+	munmap(at, bytes);
+	errno = error;
+	return NULL;
 }
 
 bool huge_collapse(void *memory, uint64_t bytes)

@@ -19,7 +19,7 @@
 #include "broker/core/core.h"
 
 #define STATS_MAGIC 0x737461747642564bull
-#define STATS_VERSION 4u
+#define STATS_VERSION 5u
 #define STATS_SPACES_MAX 256u
 #define STATS_CLIENTS_MAX 1024u
 #define STATS_TENANTS_MAX 256u
@@ -37,6 +37,7 @@ struct stats_device {
 	char name[KVB_NAME_BYTES];
 	char driver[16];     /* "host", "cuda" */
 	char model[64];      /* "" where there is none */
+	char pci[16];        /* address of a GPU; "" */
 	char why[256];       /* of failed */
 	char warning[160];   /* what will not go well; "" */
 	char below_why[256]; /* of a tier below that is not ready */
@@ -66,8 +67,11 @@ struct stats_device {
 	uint64_t transfers_failed;
 	uint64_t checksum_misses; /* of those */
 	uint64_t retired;         /* slabs whose memory was bad */
-	/* of an arena: its memory that is there, and of that, what lies on another node */
-	uint64_t filled_bytes, misplaced_bytes;
+	/* of an arena: its memory that is there, and of that, what lies on another node, and on
+	 * huge pages set aside and transparent ones */
+	uint64_t filled_bytes, misplaced_bytes, hugetlb_bytes, thp_bytes;
+	int32_t unplaced_error; /* 0, or -errno: the system refuses to place it */
+	int32_t unseen_error;   /* or to tell where it is: misplaced_bytes is less than is */
 };
 
 struct stats_tenant {

@@ -31,6 +31,7 @@ static void fill_driver(struct gpu_device *dev, struct stats_device *sd)
 	dev->ops->info(dev, &info);
 	copy_text(sd->driver, sizeof(sd->driver), info.driver);
 	copy_text(sd->model, sizeof(sd->model), info.model);
+	copy_text(sd->pci, sizeof(sd->pci), info.pci);
 	copy_text(sd->why, sizeof(sd->why), info.why);
 	copy_text(sd->warning, sizeof(sd->warning), info.warning);
 	sd->node = info.node;
@@ -68,6 +69,10 @@ static void fill_arena(const struct server *s, unsigned arena, struct stats_devi
 			continue;
 		sd->filled_bytes = info.filled_bytes;
 		sd->misplaced_bytes = info.wrong_node_bytes;
+		sd->hugetlb_bytes = info.hugetlb_bytes;
+		sd->thp_bytes = info.thp_bytes;
+		sd->unplaced_error = info.unplaced_error;
+		sd->unseen_error = info.unseen_error;
 		if (info.arena_short)
 			copy_text(sd->below_why, sizeof(sd->below_why),
 				  "the rest of its memory is not to be had");

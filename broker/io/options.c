@@ -218,10 +218,11 @@ static int parse_device_which(const char *what, const char *text, const char *en
 static int parse_device_size(const char *text, const char *size, struct server_device_config *d)
 {
 	struct placement_memory memory = { 0 };
+	const char *why;
 
-	if (d->kind == KVB_DEVICE_HOST && placement_node_memory(d->ordinal, &memory))
-		return complain("--device %s: this machine has no NUMA node %u (see numactl -H)",
-				text, d->ordinal);
+	if (d->kind == KVB_DEVICE_HOST && placement_node_memory(d->ordinal, &memory, &why))
+		return complain("--device %s: NUMA node %u %s (see numactl -H)", text, d->ordinal,
+				why);
 	if (size_parse(size, memory.total_bytes, &d->capacity_bytes))
 		return complain("--device %s: '%s' is not a size (512M, 2G%s)", text, size,
 				d->kind == KVB_DEVICE_HOST ? ", 30%" : "; no % of a GPU");

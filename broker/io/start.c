@@ -220,11 +220,11 @@ static int start_check_node(const struct server *s, uint32_t node)
 {
 	struct placement_memory memory;
 	uint64_t want = start_node_devices_bytes(s, node);
-	int error = placement_node_memory(node, &memory);
+	const char *why;
+	int error = placement_node_memory(node, &memory, &why);
 
 	if (error) {
-		log_error("device host:%u: this machine has no memory node %u (see numactl -H)",
-			  node, node);
+		log_error("device host:%u: NUMA node %u %s (see numactl -H)", node, node, why);
 		return error;
 	}
 	if (want > memory.available_bytes) {
@@ -240,22 +240,15 @@ static int start_check_node(const struct server *s, uint32_t node)
 
 /* ---- the host tier ------------------------------------------------------------------------- */
 
-/* The node a device is near to: node 0 where that is not known, or not of this machine. */
-static uint32_t start_device_node(const struct server *s, unsigned i)
-{
-	struct gpu_info info;
-
-	s->device[i]->ops->info(s->device[i], &info);
-	return info.node >= 0 && placement_node_exists((uint32_t)info.node) ? (uint32_t)info.node
-									    : 0;
-}
-
 static void start_find_shares(struct server *s)
 {
 	for (unsigned i = 0; i < s->cfg.devices; i++) {
-		uint32_t node = start_device_node(s, i);
+		struct gpu_info info;
+		uint32_t node;
 		unsigned n = 0;
 
+		s->device[i]->ops->info(s->device[i], &info);
+		node = placement_near(info.node);
 		while (n < s->shares && s->share[n].node != node)
 			n++;
 		if (n == s->shares)
@@ -279,11 +272,11 @@ static int start_check_share(const struct server *s, const struct server_tier_sh
 {
 	uint64_t devices = start_node_devices_bytes(s, share->node);
 	struct placement_memory memory;
-	int error = placement_node_memory(share->node, &memory);
+	const char *why;
+	int error = placement_node_memory(share->node, &memory, &why);
 
 	if (error) {
-		log_error("host tier: the memory of node %u is not known: %s", share->node,
-			  strerror(-error));
+		log_error("host tier: NUMA node %u %s (see numactl -H)", share->node, why);
 		return error;
 	}
 	if (!share->bytes) {
@@ -297,12 +290,12 @@ static int start_check_share(const struct server *s, const struct server_tier_sh
 			  core_size(MOVER_CHUNKS_MAX * TIERS_CHUNK_BYTES).text);
 		return -E2BIG;
 	}
-	if (share->bytes + devices > memory.available_bytes) {
+	if (share->bytes + devices > memory.available_bytes + memory.pool_bytes) {
 		log_error("host tier: %s of it are for node %u, beside %s of devices; %s of %s is "
-			  "available there (ask for less, or free some)",
+			  "available there, and %s in huge pages (ask for less, or free some)",
 			  core_size(share->bytes).text, share->node, core_size(devices).text,
 			  core_size(memory.available_bytes).text,
-			  core_size(memory.total_bytes).text);
+			  core_size(memory.total_bytes).text, core_size(memory.pool_bytes).text);
 		return -ENOMEM;
 	}
 	return 0;

@@ -226,8 +226,12 @@ static void arena_say(struct server *s, struct tier_arena *a, const char *name)
 			 name, core_size(st->filled_bytes).text, core_size(st->bytes).text,
 			 strerror(-st->error));
 	else
-		log_info("%s: all of %s is filled, %s of it on another node", name,
-			 core_size(st->bytes).text, core_size(st->wrong_node_bytes).text);
+		log_info(
+			"%s: all of %s is filled, %s of it on another node%s, %s on hugetlb pages, "
+			"%s on transparent huge pages",
+			name, core_size(st->bytes).text, core_size(st->wrong_node_bytes).text,
+			st->unseen_error ? " as far as is known" : "",
+			core_size(st->hugetlb_bytes).text, core_size(st->thp_bytes).text);
 }
 
 static void arena_changed(struct loop_source *source, uint32_t events)
@@ -603,6 +607,10 @@ bool tiers_get_info(const struct server *s, unsigned device, struct tiers_info *
 		.filled_bytes = a->status.filled_bytes,
 		.used_bytes = arena_used_bytes(a->arena),
 		.wrong_node_bytes = a->status.wrong_node_bytes,
+		.hugetlb_bytes = a->status.hugetlb_bytes,
+		.thp_bytes = a->status.thp_bytes,
+		.unplaced_error = a->status.unplaced_error,
+		.unseen_error = a->status.unseen_error,
 		.arena_short = a->status.done && a->status.error,
 	};
 	for (uint32_t i = 0; i < s->core.h->limits.transfers; i++)

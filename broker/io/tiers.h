@@ -53,6 +53,9 @@ struct tiers_info {
 	uint64_t filled_bytes;     /* of it, there */
 	uint64_t used_bytes;       /* of those, in slabs */
 	uint64_t wrong_node_bytes; /* of those filled, on another node than asked */
+	uint64_t hugetlb_bytes, thp_bytes; /* of those filled, on huge pages of either kind */
+	int unplaced_error; /* 0, or -errno: the system refuses to place it */
+	int unseen_error;   /* or to tell where it is */
 	bool arena_short;          /* the rest is not to be had */
 };
 

@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <isa-l/crc.h>
-#include <numa.h>
 #include <numaif.h>
 #include <sched.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include <unistd.h>
 
 #include "broker/mover/point.h"
+#include "numa/placement.h"
 
 #define PIECE_BYTES 4096u
 #define AHEAD_BYTES 8192u
@@ -114,8 +114,7 @@ static int node_of(const void *mem)
 {
 	int node = -1;
 
-	if (numa_available() < 0 ||
-	    get_mempolicy(&node, NULL, 0, (void *)(uintptr_t)mem, MPOL_F_NODE | MPOL_F_ADDR) < 0)
+	if (get_mempolicy(&node, NULL, 0, (void *)(uintptr_t)mem, MPOL_F_NODE | MPOL_F_ADDR) < 0)
 		return -1;
 	return node;
 }
@@ -124,22 +123,8 @@ static int node_of(const void *mem)
 static bool processors_near(const void *mem, cpu_set_t *ret)
 {
 	const int node = node_of(mem);
-	struct bitmask *near;
-	int error;
 
-	if (node < 0 || sched_getaffinity(0, sizeof(*ret), ret) < 0)
-		return false;
-	near = numa_allocate_cpumask();
-	if (!near)
-		return false;
-	/* Here and not in the threads: the library keeps a table that it fills in at first use. */
-	error = numa_node_to_cpus(node, near);
-	for (unsigned i = 0; i < CPU_SETSIZE; i++) {
-		if (i >= near->size || !numa_bitmask_isbitset(near, i))
-			CPU_CLR(i, ret);
-	}
-	numa_free_cpumask(near);
-	return error == 0 && CPU_COUNT(ret) > 0;
+	return node >= 0 && placement_processors((uint32_t)node, ret);
 }
 
 /* As many threads as can be had. A positive errno: none. */

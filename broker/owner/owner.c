@@ -32,6 +32,7 @@
 #include "cuda_driver/cuda_error.h"
 #include "cuda_driver/cuda_owner.h"
 #include "cuda_driver/nvml.h"
+#include "numa/topology.h"
 
 #define STAND_IN "fakecuda" /* how the name of a device of the stand-in driver begins */
 #define OWNER_BLOCKS_MAX CUDA_OWNER_HANDLES_MAX
@@ -198,7 +199,8 @@ static void hello_fill(const struct cuda_owner *cuda, struct wire_hello *hello)
 	memcpy(hello->uuid, &info->uuid, sizeof(hello->uuid));
 	hello->total_bytes = info->total_bytes;
 	hello->granularity_bytes = info->granularity_bytes;
-	hello->node = info->numa_node;
+	hello->node = info->numa_node >= 0 ? info->numa_node : topology_pci_node("", info->pci_id);
+	snprintf(hello->pci, sizeof(hello->pci), "%s", info->pci_id);
 	hello->compute_mode = info->compute_mode;
 }
 

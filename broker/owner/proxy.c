@@ -315,6 +315,7 @@ static void owner_learn(struct owner *o, struct wire_hello *hello)
 	memcpy(o->info.driver, hello->driver, sizeof(o->info.driver));
 	memcpy(o->info.model, hello->model, sizeof(o->info.model));
 	memcpy(o->info.uuid, hello->uuid, sizeof(o->info.uuid));
+	memcpy(o->info.pci, hello->pci, sizeof(o->info.pci));
 	o->info.total_bytes = hello->total_bytes;
 	o->info.granularity_bytes = hello->granularity_bytes;
 	o->info.node = hello->node;
@@ -354,6 +355,7 @@ static int owner_greet(struct owner *o, uint64_t until_ns)
 		return owner_broken(o, error);
 	hello.driver[sizeof(hello.driver) - 1] = '\0';
 	hello.model[sizeof(hello.model) - 1] = '\0';
+	hello.pci[sizeof(hello.pci) - 1] = '\0';
 	hello.why[sizeof(hello.why) - 1] = '\0';
 	if (hello.error) {
 		owner_end(o, OWNER_GO_MS, "");

@@ -26,6 +26,7 @@ struct wire_hello {
 	char driver[16];
 	char model[64];
 	uint8_t uuid[16];
+	char pci[16]; /* address, as sysfs spells it; "" */
 	uint64_t total_bytes, granularity_bytes;
 	int32_t node;         /* NUMA; -1 not known */
 	int32_t compute_mode; /* enum cu_compute_mode */

@@ -157,7 +157,7 @@ def test_json_of_every_command(b):
                  ["prefix", "explain", NS, hash_of(0), hash_of(60)],
                  ["-n", "prefix", "pin", NS, hash_of(0)], ["-n", "prefix", "unpin", NS, hash_of(0)],
                  ["prefix", "top"], ["space", "list"], ["gpu", "list"], ["tier", "list"],
-                 ["policy", "show"],
+                 ["numa", "show"], ["policy", "show"],
                  ["version"], ["version", "--features"]):
         assert isinstance(b.json(*args), dict), args
         code, out, err = b.ctl("-p", *args)
@@ -217,6 +217,7 @@ def test_exit_codes(b):
     e = b.engine()
     assert b.ctl("status", sock="/nonexistent/sock")[0] == 3
     assert b.ctl("health", sock="/nonexistent/sock")[0] == 3
+    assert b.ctl("numa", "show", sock="/nonexistent/sock")[0] == 3
     assert b.ctl("version", sock="/nonexistent/sock")[0] == 0
     for bad in ([], ["stauts"], ["client"], ["status", "--nope"], ["status", "-n"], ["status", "extra"],
                 ["tenant", "list", "-t"], ["-t", "0", "status"], ["stat", "0"], ["stat", "1", "0"],
@@ -226,6 +227,7 @@ def test_exit_codes(b):
                 ["tenant", "set", "rl", "weight=0"], ["tenant", "set", "a/b"],
                 ["tenant", "set", "rl", "colour=red"], ["tenant", "set", "rl", "min=2G", "max=1G"],
                 ["tenant", "set", "rl", "device=host:9"], ["-n", "-y", "epoch", "bump", NS],
+                ["numa"], ["numa", "show", "0"], ["numa", "show", "--csv"],
                 ["tier"], ["tier", "list", "host:0"], ["tier", "list", "-o", "nonsense"], ["gpu", "drain"],
                 ["gpu", "drain", "host:0", "-y"], ["gpu", "drain", "host:0"], ["gpu", "drain", "host:0", "-n", "-y"],
                 ["gpu", "resume", "host:0"], ["gpu", "resume", "host:0", "--force"], ["gpu", "list", "--force"]):
@@ -404,6 +406,7 @@ def test_completion_is_bash(b):
     probe = p.stdout + '\nCOMP_WORDS=(broker-ctl tenant s); COMP_CWORD=2; _broker_ctl; echo "${COMPREPLY[*]}"\n'
     out = subprocess.run(["bash", "-c", probe], capture_output=True, text=True)
     assert out.stdout.split() == ["show", "set"] and out.stderr == "", out
+    assert "'numa show')" in p.stdout, p.stdout
 
 
 def test_malformed_requests(b):

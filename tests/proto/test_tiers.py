@@ -538,8 +538,44 @@ def damaged_memory_is_retired():
     return with_broker(run, "cuda:0=64M", fail=",fail=cuEventQuery:2:ECC_UNCORRECTABLE")
 
 
+def nodes_are_shown():
+    """Every node there is as the system tells it, the arena on its node, every byte of it accounted for."""
+    nodes = "/sys/devices/system/node"
+
+    def text(path):
+        with open(path) as f:
+            return f.read().strip()
+
+    def run(broker, engine):
+        def arena_filled():
+            seen = broker.json("numa", "show")
+            arenas = [(n["node"], a) for n in seen["nodes"] for a in n["arenas"]]
+            return arenas[0][1]["filled_bytes"] == 64 << 20 and (seen, arenas)
+        seen, arenas = wait_until(arena_filled, "the arena is not filled")
+        assert len(arenas) == 1, arenas
+        node, arena = arenas[0]
+        assert arena["name"] == "arena:%d" % node and arena["capacity_bytes"] == 64 << 20, arena
+        assert arena["filled_bytes"] == arena["hugetlb_bytes"] + arena["thp_bytes"] + arena["small_bytes"], arena
+        where = {d: n["node"] for n in [*seen["nodes"], dict(seen["elsewhere"], node=-1)] for d in n["devices"]}
+        assert where == {"host:0": 0, "cuda:0": node if seen["known"] else 0}, where
+        tier = [t for t in broker.json("tier", "list")["tiers"] if t["tier"] == "host"][0]
+        assert all(tier[k] == arena[k] for k in ("misplaced_bytes", "hugetlb_bytes", "thp_bytes")), (tier, arena)
+        assert broker.json("stat")["misplaced_bytes"] == (arena["misplaced_bytes"] or 0), arena
+        assert seen["known"] == os.path.exists(nodes + "/online"), seen
+        for n in seen["nodes"] if seen["known"] else []:
+            at = "%s/node%d" % (nodes, n["node"])
+            assert n["cpus"] == text(at + "/cpulist"), n
+            assert n["distances"] == [int(d) for d in text(at + "/distance").split()], n
+            pools = {p["page_bytes"] >> 10: p["pages"] for p in n["hugepages"]}
+            assert pools == {int(re.search(r"\d+", p)[0]): int(text("%s/hugepages/%s/nr_hugepages" % (at, p)))
+                             for p in os.listdir(at + "/hugepages")}, n
+            assert n["total_bytes"] >= n["available_bytes"] > 0, n
+        return "%d nodes" % len(seen["nodes"])
+    return with_broker(run, "host:0=64M", "cuda:0=64M")
+
+
 def what_cannot_be_is_refused():
-    for args, words in ((("--host-tier", "1M"), "--host-tier"), (("--host-tier", "much"), "--host-tier"),
+    for args, words in ((("--device", "host:900=64M"), "NUMA node 900 is not there"), (("--host-tier", "1M"), "--host-tier"), (("--host-tier", "much"), "--host-tier"),
                         (("--mover-sums", "17"), "--mover-sums"), (("--host-tier", "900T"), "host tier")):
         p = subprocess.run([PROGRAMS["kvbrokerd"], "--socket", "/tmp/kvb-none", "--state-dir", "/tmp/kvb-none.d",
                             "--device", "host:0=64M", *args], capture_output=True, text=True, timeout=WAIT_S,
@@ -577,6 +613,7 @@ def main():
         *([("fault_011_mover_cannot_be_started", mover_cannot_be_started),
            ("fault_011_start_fails_or_works", start_fails_or_works)]
           if PROGRAMS["fault-points"] == "true" else []),
+        ("nodes_are_shown", nodes_are_shown),
         ("what_cannot_be_is_refused", what_cannot_be_is_refused),
     ]
     only = os.environ.get("TIERS_ONLY")

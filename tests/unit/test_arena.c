@@ -8,11 +8,16 @@
 
 #include <check.h>
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "numa/arena.h"
@@ -72,6 +77,8 @@ START_TEST(chunks_are_committed_and_sealed)
 	ck_assert_uint_eq(st.bytes, 2 * CHUNK_BYTES + 6 * MIB);
 	ck_assert_uint_eq(st.filled_bytes, st.bytes);
 	ck_assert_int_eq(st.error, 0);
+	ck_assert_uint_le(st.hugetlb_bytes + st.thp_bytes, st.filled_bytes);
+	ck_assert_uint_le(st.wrong_node_bytes, st.filled_bytes);
 	for (uint32_t i = 0; i < 3; i++) {
 		uint64_t size;
 		int fd = arena_chunk(a, i, &size);
@@ -183,6 +190,42 @@ START_TEST(a_node_that_is_none)
 	ck_assert_int_lt(st.unplaced_error, 0);
 	ck_assert_int_eq(st.error, 0);
 	ck_assert_uint_eq(st.filled_bytes, CHUNK_BYTES);
+	ck_assert_uint_eq(st.hugetlb_bytes, 0);
+	/* Where it is can be seen all the same, and that is elsewhere. */
+	ck_assert(st.unseen_error || st.wrong_node_bytes == CHUNK_BYTES);
+	arena_free(a);
+}
+END_TEST
+
+/* As containers do it: neither mbind() nor move_pages() for whoever lacks a privilege. */
+static void forbid_placing(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mbind, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_move_pages, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
+
+	ck_assert_int_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	ck_assert_int_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+START_TEST(fault_087_placing_is_forbidden)
+{
+	struct arena_status st;
+	struct arena *a;
+
+	forbid_placing();
+	a = arena_of(2 * CHUNK_BYTES);
+	ck_assert_uint_eq(fill(a, &st), 2);
+	ck_assert_int_eq(st.unplaced_error, -EPERM);
+	ck_assert_int_eq(st.unseen_error, -EPERM);
+	ck_assert_int_eq(st.error, 0);
+	ck_assert_uint_eq(st.filled_bytes, 2 * CHUNK_BYTES);
+	ck_assert_uint_eq(st.wrong_node_bytes, 0);
 	arena_free(a);
 }
 END_TEST
@@ -202,6 +245,7 @@ int main(void)
 		CASE(what_is_given_back_is_given_out_again),
 		CASE(ends_while_it_is_filled),
 		CASE(a_node_that_is_none),
+		CASE(fault_087_placing_is_forbidden),
 		{ NULL, 0 },
 	};
 

@@ -9,7 +9,8 @@
  *   link.c      the connection             listings.c, devices.c   columns of each listing
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells
- *   table.c, format.c   output
+ *   numa.c      what the machine and    table.c, format.c   output
+ *               the segment tell
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -152,6 +153,11 @@ cJSON *listing_tiers(const struct stats_segment *seg);
 uint32_t listing_devices_n(const struct stats_segment *seg); /* without arenas */
 double listing_hit_ratio(uint64_t hits, uint64_t keys);      /* < 0: none asked */
 
+/* numa.c: nodes as a document, and in words */
+struct topology;
+cJSON *numa_json(const struct topology *t, const struct stats_segment *seg);
+void numa_say(FILE *to, const struct topology *t, const struct stats_segment *seg);
+
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);
 int ctl_health(struct ctl *ctl);
@@ -160,6 +166,7 @@ int ctl_version(struct ctl *ctl);
 int ctl_list(struct ctl *ctl);
 int ctl_show(struct ctl *ctl);
 int ctl_policy_show(struct ctl *ctl);
+int ctl_numa_show(struct ctl *ctl);
 int ctl_client_kick(struct ctl *ctl);
 int ctl_tenant_set(struct ctl *ctl);
 int ctl_tenant_delete(struct ctl *ctl);

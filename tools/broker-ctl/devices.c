@@ -126,6 +126,7 @@ static const struct column device_columns[] = {
 	{ "model", "MODEL", COLUMN_TEXT, true, "what the GPU calls itself",
 	  TEXT(stats_device, model) },
 	{ "numa", "NUMA", COLUMN_COUNT, true, "node it is, or is near", CALL(device_node) },
+	{ "pci", "PCI", COLUMN_TEXT, true, "address of the GPU", TEXT(stats_device, pci) },
 	{ "owner_pid", "OWNER", COLUMN_COUNT, true, "process that keeps the GPU's memory",
 	  CALL(device_owner) },
 	{ "mover_pid", "MOVER", COLUMN_COUNT, true, "process that copies its pages",
@@ -227,7 +228,22 @@ static cJSON *tier_misplaced(const struct stats_segment *seg, const void *record
 {
 	const struct stats_device *d = record;
 
-	return is_arena(d) ? cJSON_CreateNumber((double)d->misplaced_bytes) : NULL;
+	return is_arena(d) && !d->unseen_error ? cJSON_CreateNumber((double)d->misplaced_bytes)
+					       : NULL;
+}
+
+static cJSON *tier_hugetlb(const struct stats_segment *seg, const void *record)
+{
+	const struct stats_device *d = record;
+
+	return is_arena(d) ? cJSON_CreateNumber((double)d->hugetlb_bytes) : NULL;
+}
+
+static cJSON *tier_thp(const struct stats_segment *seg, const void *record)
+{
+	const struct stats_device *d = record;
+
+	return is_arena(d) ? cJSON_CreateNumber((double)d->thp_bytes) : NULL;
 }
 
 static const struct column tier_columns[] = {
@@ -269,6 +285,10 @@ static const struct column tier_columns[] = {
 	  CALL(tier_filled) },
 	{ "misplaced_bytes", "MISPLACED", COLUMN_BYTES, true, "of that, on another node",
 	  CALL(tier_misplaced) },
+	{ "hugetlb_bytes", "HUGETLB", COLUMN_BYTES, true, "of that, on huge pages set aside",
+	  CALL(tier_hugetlb) },
+	{ "thp_bytes", "THP", COLUMN_BYTES, true, "of that, on transparent huge pages",
+	  CALL(tier_thp) },
 	{ "ready", "READY", COLUMN_BOOL, false,
 	  "pages can go to the tier below and come back; the arena is filled", CALL(tier_ready) },
 	{ "why", "WHY", COLUMN_TEXT, true, "it is not ready", CALL(tier_why) },

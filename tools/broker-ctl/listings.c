@@ -404,6 +404,8 @@ static const struct column stat_columns[] = {
 	{ "promote_pages_per_s", "PROMOTE/S", COLUMN_COUNT, true, "pages brought up", ROW },
 	{ "grants_per_s", "GRANT/S", COLUMN_COUNT, true, "slabs granted", ROW },
 	{ "revocations_per_s", "REVOKE/S", COLUMN_COUNT, true, "slabs revoked", ROW },
+	{ "misplaced_bytes", "MISPLACED", COLUMN_BYTES, true,
+	  "memory of the host tier on another node than asked", ROW },
 	{ "clients", "CLIENTS", COLUMN_COUNT, false, "attached or leaving", ROW },
 	{ "leases", "LEASES", COLUMN_COUNT, false, "lease records in use", ROW },
 	{ "reclaim_p99_s", "RECLAIM.P99", COLUMN_SECONDS, false,

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Lists and shows: rows of the stats segment, all or one of them.
+ * Lists and shows: rows of the stats segment, all or one of them; and nodes, from the kernel's
+ * files.
  */
 
 #include <string.h>
 #include <strings.h>
 
+#include "numa/topology.h"
 #include "tools/broker-ctl/ctl.h"
 
 static cJSON *rows_of(const struct ctl *ctl)
@@ -117,4 +119,23 @@ int ctl_policy_show(struct ctl *ctl)
 	cJSON_AddNumberToObject(row, "pages_listed", (double)listed);
 	cJSON_AddNumberToObject(row, "evictions", (double)ctl->seg->n.evictions);
 	return output_record(ctl, row);
+}
+
+int ctl_numa_show(struct ctl *ctl)
+{
+	struct topology *t;
+	int r = link_open(ctl), error;
+
+	if (r)
+		return r;
+	error = topology_read("", &t);
+	if (error)
+		return ctl_fail(ctl, ADMIN_EXIT_FAILED, "numa show", "is /proc mounted?",
+				"the memory of this machine cannot be read: %s", strerror(-error));
+	if (output_is_json(ctl))
+		r = output_json(ctl, numa_json(t, ctl->seg));
+	else
+		numa_say(stdout, t, ctl->seg);
+	topology_free(t);
+	return r;
 }

@@ -55,7 +55,7 @@ static cJSON *ratio_json(uint64_t hits, uint64_t keys)
 /* All arenas together, and what went between devices and them. */
 struct tier_sum {
 	uint32_t arenas;
-	uint64_t capacity_bytes, used_bytes, filled_bytes, demoted, promoted;
+	uint64_t capacity_bytes, used_bytes, filled_bytes, misplaced_bytes, demoted, promoted;
 };
 
 static struct tier_sum tier_sum(const struct stats_segment *seg)
@@ -71,6 +71,7 @@ static struct tier_sum tier_sum(const struct stats_segment *seg)
 		ret.capacity_bytes += d->capacity_bytes;
 		ret.used_bytes += d->sealed_bytes + d->arriving_bytes;
 		ret.filled_bytes += d->filled_bytes;
+		ret.misplaced_bytes += d->misplaced_bytes;
 		ret.demoted += d->demoted;
 		ret.promoted += d->promoted;
 	}
@@ -255,6 +256,7 @@ static void add_moves(cJSON *to_row, const struct stats_segment *from,
 	cJSON_AddNumberToObject(to_row, "demote_pages_per_s", (double)(b.demoted - a.demoted) / s);
 	cJSON_AddNumberToObject(to_row, "promote_pages_per_s",
 				(double)(b.promoted - a.promoted) / s);
+	cJSON_AddNumberToObject(to_row, "misplaced_bytes", (double)b.misplaced_bytes);
 }
 
 /* What happened between two copies; from a daemon that has restarted: since its start. */
