@@ -10,9 +10,9 @@
  * every ring up for too long, so a pool of threads does it. What came down from a device by its
  * mover has a checksum already, the store's own kind, which is handed on.
  *
- * A page is named to the store by its pieces, one a region, in the order of the regions. A page of
- * an arena is one piece that has the same bytes in the same order, so the store does not know where
- * a page came from, and may give it back to the other place.
+ * A page is named to the store by its pieces, one a region, in the order of the regions, wherever
+ * it lies: so the store does not know where a page came from, and may give it back to the other
+ * place.
  *
  * Memory is mapped when the first page of a slab is moved, and unmapped before the slab goes back.
  */
@@ -102,24 +102,38 @@ void store_tier_slab_close(struct server *s, unsigned index)
 	t->slab[index] = NULL;
 }
 
-/* The pieces of a page. How many; 0: its memory is not to be had. */
-static uint32_t page_pieces(struct server *s, uint32_t page, struct iovec *ret)
+/*
+ * Where a page lies. In an arena as above it, a region behind the other, though for the core that
+ * is one piece. False: its memory is not to be had.
+ */
+static bool find_page(struct server *s, uint32_t page, struct mover_page *ret)
 {
 	unsigned index = s->core.units[page / CORE_UNIT_PAGES];
 	const struct core_slab *slab = &s->core.slabs[index];
-	const struct core_space *space = &s->core.spaces[slab->space];
-	uint64_t region_bytes = space->handles_per_region * space->handle_bytes;
+	const struct core_space *space = &s->core.spaces[slab->space], *clients = space;
 	char *mem = slab_memory(s, index);
 
 	if (!mem)
-		return 0;
-	for (uint32_t r = 0; r < space->regions; r++)
+		return false;
+	if (space->above != CORE_NONE16)
+		clients = &s->core.spaces[space->above];
+	*ret = (struct mover_page){
+		.mem = mem + (page - slab->base) * clients->stride_bytes,
+		.stride_bytes = clients->stride_bytes,
+		.next_bytes = space == clients ? space->handles_per_region * space->handle_bytes
+					       : slab->pages * clients->stride_bytes,
+		.regions = clients->regions,
+	};
+	return true;
+}
+
+static void cut_page(const struct mover_page *page, struct iovec ret[KVB_REGIONS_MAX])
+{
+	for (uint32_t r = 0; r < page->regions; r++)
 		ret[r] = (struct iovec){
-			.iov_base =
-				mem + r * region_bytes + (page - slab->base) * space->stride_bytes,
-			.iov_len = space->stride_bytes,
+			.iov_base = (char *)(uintptr_t)page->mem + r * page->next_bytes,
+			.iov_len = page->stride_bytes,
 		};
-	return space->regions;
 }
 
 /* ---- transfers ----------------------------------------------------------------------------- */
@@ -140,19 +154,11 @@ static void list_put(struct store_tier *t, unsigned index)
 	t->wait_last = (uint16_t)index;
 }
 
-/* The pool is to sum the page that is at these pieces. */
-static void start_sum(struct server *s, unsigned index, uint32_t page, const struct iovec *piece)
+/* The pool is to sum the page. */
+static void start_sum(struct store_tier *t, unsigned index)
 {
-	const struct core_space *space = space_of(s, page);
-	struct store_tier *t = s->store;
 	struct store_copy *c = &t->copy[index];
 
-	c->page = (struct mover_page){
-		.mem = piece[0].iov_base,
-		.stride_bytes = space->stride_bytes,
-		.next_bytes = space->handles_per_region * space->handle_bytes,
-		.regions = space->regions,
-	};
 	c->job = (struct mover_sum_job){ .page = &c->page, .n = 1 };
 	c->stage = COPY_SUMS;
 	c->next = t->sum_first;
@@ -167,10 +173,11 @@ static void transfer_end(struct server *s, unsigned index, int error, uint32_t s
 	s->parked_look_ns = s->now_ns; /* whoever waits for it is looked at now */
 }
 
-static int submit_up(struct server *s, unsigned index, const struct iovec *piece, uint32_t n)
+static int submit_up(struct server *s, unsigned index, const struct iovec *piece)
 {
 	struct store_tier *t = s->store;
 	struct store_copy *c = &t->copy[index];
+	uint32_t n = c->page.regions;
 	void *user = (void *)(uintptr_t)index; /* NOLINT(performance-no-int-to-ptr) */
 	int error = c->pooled ? store_get_unchecked(t->store, &c->key, piece, n, 0, user)
 			      : store_get(t->store, &c->key, piece, n, 0, user);
@@ -183,19 +190,18 @@ static int submit_up(struct server *s, unsigned index, const struct iovec *piece
 	return 0;
 }
 
-static int submit_down(struct server *s, unsigned index, uint32_t page, const struct iovec *piece,
-		       uint32_t n)
+static int submit_down(struct store_tier *t, unsigned index, const struct iovec *piece)
 {
-	struct store_tier *t = s->store;
 	struct store_copy *c = &t->copy[index];
 	void *user = (void *)(uintptr_t)index; /* NOLINT(performance-no-int-to-ptr) */
 	int error;
 
 	if (!c->has_sum && c->pooled) {
-		start_sum(s, index, page, piece);
+		start_sum(t, index);
 		return 0;
 	}
-	error = store_put(t->store, &c->key, piece, n, c->has_sum ? &c->sum : NULL, user);
+	error = store_put(t->store, &c->key, piece, c->page.regions, c->has_sum ? &c->sum : NULL,
+			  user);
 	if (error == 0)
 		c->stage = COPY_FLIES;
 	return error;
@@ -220,17 +226,16 @@ static int submit(struct server *s, unsigned index)
 	struct iovec piece[KVB_REGIONS_MAX];
 	struct core_key key;
 	uint32_t page = core_store_page(&s->core, index, &key);
-	uint32_t n = page_pieces(s, page, piece);
 
-	if (!n)
+	if (!find_page(s, page, &c->page))
 		return -ENOMEM;
 	if (!store_tier_key(s, &key, &c->key))
 		return -ENOENT;
 	if (c->stage == COPY_NONE)
 		begin(s, index, page);
-	return s->core.transfers[index].direction == CORE_UP
-		       ? submit_up(s, index, piece, n)
-		       : submit_down(s, index, page, piece, n);
+	cut_page(&c->page, piece);
+	return s->core.transfers[index].direction == CORE_UP ? submit_up(s, index, piece)
+							     : submit_down(s->store, index, piece);
 }
 
 /* Those that waited go before new ones. CORE_NONE16: none. */
@@ -270,9 +275,6 @@ void store_copy_done(struct server *s, const struct store_done *d)
 	const unsigned index = (unsigned)(uintptr_t)d->user;
 	struct store_tier *t = s->store;
 	struct store_copy *c = &t->copy[index];
-	struct iovec piece[KVB_REGIONS_MAX];
-	struct core_key key;
-	uint32_t page;
 
 	if (d->kind == STORE_DONE_GET) {
 		t->reads--;
@@ -283,9 +285,7 @@ void store_copy_done(struct server *s, const struct store_done *d)
 		return;
 	}
 	c->sum = d->crc;
-	page = core_store_page(&s->core, index, &key);
-	(void)page_pieces(s, page, piece); /* it is mapped: it was read to */
-	start_sum(s, index, page, piece);
+	start_sum(t, index);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------- */

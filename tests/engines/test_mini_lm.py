@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
@@ -109,8 +110,10 @@ def most(prompt):
     return (len(prompt) - 1) // BLOCK
 
 
-def start(devices=("host:0=32M",), tier=None, where=None):
-    args = ("--warm", "0", *(("--host-tier", tier) if tier else ()))
+def start(devices=("host:0=32M",), tier=None, store=None, where=None):
+    where = where or tempfile.mkdtemp(prefix="kvb-mini-lm-")
+    args = ("--warm", "0", *(("--host-tier", tier) if tier else ()),
+            *(("--store", "%s/store=%s" % (where, store), "--store-admit", "all") if store else ()))
     broker = Broker(PROGRAMS, args=args, env=ENV, devices=list(devices), where=where)
     assert broker.code is None, broker.text()
     for device in devices if tier else ():
@@ -212,6 +215,22 @@ def from_below(_, engine, *how):
         assert said["below"], said
         wrong(said, p)
     return "%d of %d blocks from below" % (below, reused)
+
+
+def stored_and_found(restart, engine, *how):
+    """The broker is killed and another started: what was in the store is found, by whoever asks."""
+    prompts = [text(seed, 480) for seed in range(14)]
+    e = engine(*how)
+    more_than_fits(e, prompts)
+    reused, below = ask_again(e, prompts)
+    assert below > 50, (reused, below)
+    e.end()
+    restart()()
+    total, below = ask_again(engine(*how), prompts)  # nothing is in memory
+    assert below > 50, (total, below)
+    said = engine("--wrong-pages", *how).ask(prompts[0])
+    wrong(said, prompts[0])
+    return "%d of %d blocks from the store of the one before" % (below, total)
 
 
 def mover_pid(broker):
@@ -422,7 +441,7 @@ def command_line():
     assert status("--no-broker", "--run", "r", text=":update\n") == 0
 
 
-RESTARTING = (broker_killed, update_while_there_is_no_broker)
+RESTARTING = (broker_killed, update_while_there_is_no_broker, stored_and_found)
 SMALL, SMALL_GPU = ("host:0=8M",), ("cuda:0=8M",)
 CASES = [
     ("reuse", with_broker(reuse)),
@@ -433,6 +452,11 @@ CASES = [
     ("other_process_gpu", with_broker(other_process, *GPU, devices=("cuda:0=32M",))),
     ("from_below", with_broker(from_below, devices=SMALL, tier="64M")),
     ("from_below_gpu", with_broker(from_below, *GPU, devices=SMALL_GPU, tier="64M")),
+    ("from_store", with_broker(from_below, devices=SMALL, store="128M")),
+    ("from_store_through_host", with_broker(from_below, devices=SMALL, tier="2M", store="128M")),
+    ("from_store_gpu", with_broker(from_below, *GPU, devices=SMALL_GPU, tier="2M", store="128M")),
+    ("stored_and_found", with_broker(stored_and_found, devices=SMALL, store="128M")),
+    ("stored_and_found_gpu", with_broker(stored_and_found, *GPU, devices=SMALL_GPU, tier="2M", store="128M")),
     ("mover_killed", with_broker(mover_killed, devices=SMALL, tier="64M")),
     ("mover_killed_gpu", with_broker(mover_killed, *GPU, devices=SMALL_GPU, tier="64M")),
     ("broker_killed", with_broker(broker_killed)),
@@ -441,6 +465,7 @@ CASES = [
     ("engine_kicked", with_broker(engine_kicked)),
     ("update", with_broker(update)),
     ("update_below", with_broker(update_below, devices=SMALL, tier="64M")),
+    ("update_stored", with_broker(update_below, devices=SMALL, store="128M")),
     ("update_while_there_is_no_broker", with_broker(update_while_there_is_no_broker)),
     ("other_weights", with_broker(other_weights, devices=("host:0=64M",))),
     ("operator_drops_it", with_broker(operator_drops_it)),
