@@ -17,6 +17,9 @@
 #define ROUNDS_MAX 16u
 #define CHECK_NS (1000ull * 1000 * 1000)
 
+_Static_assert((int)STORE_TRANSFERS == (int)ENGINE_OPS &&
+		       STORE_LATENCY_BUCKETS == ENGINE_LATENCY_BUCKETS,
+	       "figures are copied");
 _Static_assert(STORE_PAGE_BYTES_MAX == FORMAT_PAGE_BYTES_MAX, "what is put can be found");
 
 /* ---- small things -------------------------------------------------------------------------- */
@@ -554,6 +557,7 @@ static void part_stats(const struct store *s, const struct part *p, struct store
 		.failed = p->failed,
 	};
 	memcpy(ret->path, p->path, sizeof(ret->path));
+	memcpy(ret->latency, f->latency, sizeof(ret->latency));
 	for (uint32_t i = 0; i < p->segments; i++) {
 		const uint8_t state = s->segment[p->id[i]].state;
 
@@ -565,7 +569,7 @@ static void part_stats(const struct store *s, const struct part *p, struct store
 void store_stats(const struct store *s, struct store_stats *ret)
 {
 	*ret = s->stats;
-	ret->engine = s->engine.ops->name;
+	snprintf(ret->engine, sizeof(ret->engine), "%s", s->engine.ops->name);
 	ret->pages = s->index.used;
 	ret->pages_max = s->index.used_max;
 	ret->index_bytes = s->index_bytes;

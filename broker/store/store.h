@@ -197,6 +197,11 @@ int store_resize(struct store *s, uint32_t part, uint64_t bytes);
 
 /* ---- figures ------------------------------------------------------------------------------- */
 
+enum store_transfer { STORE_READ, STORE_WRITE, STORE_FLUSH, STORE_TRANSFERS };
+
+/* Transfers by how long they took: bucket i is of 2^i to 2^(i+1) ns, the last of all above. */
+#define STORE_LATENCY_BUCKETS 40u
+
 struct store_part_stats {
 	char path[STORE_PATH_MAX];
 	uint64_t bytes, bytes_wanted; /* differ while it shrinks */
@@ -204,10 +209,13 @@ struct store_part_stats {
 	uint64_t read_bytes, written_bytes;
 	uint32_t reads_in_flight, writes_in_flight, queued;
 	int32_t failed; /* -errno that took it off; 0 */
+	/* of what a drive sees: neighbours that go together are one */
+	uint64_t latency[STORE_TRANSFERS][STORE_LATENCY_BUCKETS];
 };
 
+/* No pointers: it is copied to where others read it. */
 struct store_stats {
-	const char *engine;
+	char engine[16];
 	uint64_t pages, pages_max, index_bytes;
 	uint64_t bytes, bytes_used;
 	uint64_t segment_bytes;

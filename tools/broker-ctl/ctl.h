@@ -8,7 +8,7 @@
  *   commands.c  the tree of commands       help.c     help and shell completion, from that tree
  *   link.c      the connection             listings.c, devices.c   columns of each listing
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
- *               tells
+ *               tells                      store.c    rows and figures of the store
  *   table.c, format.c   output
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
@@ -151,6 +151,11 @@ cJSON *listing_devices(const struct stats_segment *seg);
 cJSON *listing_tiers(const struct stats_segment *seg);
 uint32_t listing_devices_n(const struct stats_segment *seg); /* without arenas */
 double listing_hit_ratio(uint64_t hits, uint64_t keys);      /* < 0: none asked */
+
+/* store.c */
+void store_add_rows(const struct stats_segment *seg, cJSON *rows); /* of the tiers */
+cJSON *store_json(const struct stats_segment *seg);                /* null where there is none */
+void store_print_status(const struct stats_segment *seg);
 
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);

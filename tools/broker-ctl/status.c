@@ -117,6 +117,7 @@ static cJSON *status_json(const struct stats_segment *seg)
 	cJSON_AddNumberToObject(o, "log_lines_dropped", (double)seg->log_dropped);
 	cJSON_AddItemToObject(o, "devices", listing_devices(seg));
 	cJSON_AddItemToObject(o, "tiers", listing_tiers(seg));
+	cJSON_AddItemToObject(o, "store", store_json(seg));
 	return o;
 }
 
@@ -164,6 +165,7 @@ int ctl_status(struct ctl *ctl)
 		     seg->pages_max, seg->leases_used, seg->leases_max,
 		     (unsigned long long)seg->n.lookups, hit < 0 ? "-" : format_ratio(hit).text);
 	print_tiers(seg);
+	store_print_status(seg);
 	if (seg->reaping || seg->draining)
 		(void)printf("taking back: %u ended clients, %u slabs\n", seg->reaping,
 			     seg->draining);
@@ -283,6 +285,8 @@ static cJSON *stat_row(const struct stats_segment *from, const struct stats_segm
 	RATE("seal_pages_per_s", seals);
 	RATE("release_pages_per_s", releases);
 	RATE("evict_pages_per_s", evictions);
+	RATE("store_pages_per_s", stored);
+	RATE("fetch_pages_per_s", fetched);
 	RATE("grants_per_s", grants);
 	RATE("revocations_per_s", revocations);
 #undef RATE
