@@ -9,7 +9,7 @@
  *   link.c      the connection             listings.c, devices.c   columns of each listing
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells                      store.c    rows and figures of the store
- *   table.c, format.c   output
+ *   table.c, format.c   output             sample.c, iostat.c   lines every so often
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -49,6 +49,8 @@ enum ctl_option_id {
 	OPT_BY,
 	OPT_COUNT,
 	OPT_FORCE,
+	OPT_LATENCY,
+	OPT_WEAR,
 	OPT_N,
 };
 #define OPT(id) (1u << (id))
@@ -141,7 +143,7 @@ int output_view(struct ctl *ctl, bool all, struct table_view *ret);
 
 /* listings.c, devices.c */
 extern const struct table table_clients, table_tenants, table_namespaces, table_spaces,
-	table_devices, table_tiers;
+	table_devices, table_tiers, table_iostat;
 extern const struct table table_stat, table_top, table_keys, table_policy;
 cJSON *listing_clients(const struct stats_segment *seg);
 cJSON *listing_tenants(const struct stats_segment *seg);
@@ -151,6 +153,14 @@ cJSON *listing_devices(const struct stats_segment *seg);
 cJSON *listing_tiers(const struct stats_segment *seg);
 uint32_t listing_devices_n(const struct stats_segment *seg); /* without arenas */
 double listing_hit_ratio(uint64_t hits, uint64_t keys);      /* < 0: none asked */
+
+/*
+ * sample.c: a line, or one every so often: the arguments of the command are [INTERVAL [COUNT]].
+ * line() is given the figures before (NULL: since the start), and finds those of now in ctl->seg;
+ * n counts lines. since_start: the first line is of all the time.
+ */
+typedef int (*sample_fn)(struct ctl *ctl, const struct stats_segment *from, uint64_t n);
+int ctl_sample(struct ctl *ctl, bool since_start, sample_fn line);
 
 /* store.c */
 void store_add_rows(const struct stats_segment *seg, cJSON *rows); /* of the tiers */
@@ -171,6 +181,7 @@ int ctl_tenant_delete(struct ctl *ctl);
 int ctl_epoch_bump(struct ctl *ctl);
 int ctl_gpu_drain(struct ctl *ctl);
 int ctl_gpu_resume(struct ctl *ctl);
+int ctl_tier_iostat(struct ctl *ctl); /* iostat.c */
 int ctl_prefix_query(struct ctl *ctl);
 int ctl_prefix_pin(struct ctl *ctl);
 int ctl_prefix_unpin(struct ctl *ctl);

@@ -4,16 +4,15 @@
  * The daemon as a whole: status, health, stat, version.
  */
 
-#include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "broker/core/core.h"
 #include "tools/broker-ctl/ctl.h"
 #include "tools/broker-ctl/format.h"
+
+#define HEADINGS_LINES 20u
 
 static const char *const state_name[] = { "starting", "ready", "draining", "stopped" };
 static const char *const state_colour[] = { "\033[33m", "\033[32m", "\033[33m", "\033[31m" };
@@ -322,65 +321,20 @@ static int stat_print(struct ctl *ctl, const struct table_view *view, cJSON *row
 	return 0;
 }
 
-static void sleep_s(double s)
+static int stat_line(struct ctl *ctl, const struct stats_segment *from, uint64_t n)
 {
-	struct timespec ts = { .tv_sec = (time_t)s, .tv_nsec = (long)(fmod(s, 1) * 1e9) };
+	struct table_view view;
+	int r = output_view(ctl, output_is_json(ctl), &view);
 
-	while (nanosleep(&ts, &ts) < 0 && errno == EINTR)
-		;
-}
-
-/* Each sample is a connection of its own: its HELLO makes the daemon publish. */
-static int stat_every(struct ctl *ctl, const struct table_view *view, double interval_s,
-		      uint64_t count)
-{
-	struct stats_segment *from = malloc(sizeof(*from));
-	int r = from ? 0 : ctl_fail(ctl, ADMIN_EXIT_FAILED, "stat", NULL, "out of memory");
-
-	for (uint64_t i = 0; r == 0 && (count == 0 || i < count); i++) {
-		*from = *ctl->seg;
-		sleep_s(interval_s);
-		r = link_open(ctl);
-		link_close(ctl);
-		if (r == 0)
-			r = stat_print(ctl, view, stat_row(from, ctl->seg), i % 20 == 0);
-		if (!output_flush(ctl))
-			break;
-	}
-	free(from);
-	return r;
+	return r ? r : stat_print(ctl, &view, stat_row(from, ctl->seg), n % HEADINGS_LINES == 0);
 }
 
 int ctl_stat(struct ctl *ctl)
 {
 	struct table_view view;
-	double interval_s = 0;
-	uint64_t count = 0;
-	char *end = NULL;
 	int r = output_view(ctl, output_is_json(ctl), &view);
 
-	if (r)
-		return r;
-	if (ctl->nargs > 0) {
-		interval_s = strtod(ctl->args[0], &end);
-		if (!isdigit((unsigned char)ctl->args[0][0]) || *end || !(interval_s >= 0.1) ||
-		    interval_s > 86400)
-			return ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->args[0], NULL,
-					"the interval is 0.1 to 86400 seconds");
-	}
-	if (ctl->nargs > 1) {
-		count = strtoull(ctl->args[1], &end, 10);
-		if (!isdigit((unsigned char)ctl->args[1][0]) || *end || count == 0)
-			return ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->args[1], NULL,
-					"the count is a number from 1");
-	}
-	r = link_open(ctl);
-	link_close(ctl);
-	if (r)
-		return r;
-	if (ctl->nargs > 0)
-		return stat_every(ctl, &view, interval_s, count);
-	return stat_print(ctl, &view, stat_row(NULL, ctl->seg), true);
+	return r ? r : ctl_sample(ctl, false, stat_line);
 }
 
 /* ---- version ------------------------------------------------------------------------------- */
