@@ -25,6 +25,7 @@
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
 #include "broker/io/server.h"
+#include "broker/io/store_jobs.h"
 #include "broker/io/tiers.h"
 #include "broker/policy/admit.h"
 #include "broker/store/store.h"
@@ -58,6 +59,7 @@ struct store_tier {
 	struct admit admit;
 	uint64_t *admit_bits[2];
 	struct log_limit limit;
+	struct store_jobs jobs;
 };
 
 /* ---- memory of pages ----------------------------------------------------------------------- */
@@ -354,6 +356,10 @@ static void done(struct server *s, const struct store_done *d)
 		bump_done(s, (unsigned)(user & ~USER_BUMP), d->status);
 		return;
 	}
+	if (d->kind == STORE_DONE_FLUSH || d->kind == STORE_DONE_SCRUB) {
+		store_jobs_done(&t->jobs, t->store, d);
+		return;
+	}
 	if (d->kind == STORE_DONE_GET)
 		t->read_ns = s->now_ns;
 	*(d->kind == STORE_DONE_GET ? &t->reads : &t->writes) -= 1;
@@ -365,7 +371,7 @@ bool store_tier_turn(struct server *s)
 	struct store_done reports[STORE_TIER_REPORTS];
 	struct store_tier *t = s->store;
 	uint32_t n, all = 0;
-	bool did;
+	bool did, resizing;
 
 	if (!t)
 		return false;
@@ -373,10 +379,13 @@ bool store_tier_turn(struct server *s)
 	if (!did && !t->rung && !store_pending(t->store) && s->now_ns < store_next_ns(t->store))
 		return false;
 	t->rung = false;
+	resizing = store_resizing(t->store);
 	n = store_poll(t->store, s->now_ns, reports, STORE_TIER_REPORTS);
 	for (uint32_t i = 0; i < n; i++)
 		done(s, &reports[i]);
 	all += n;
+	if (resizing && !store_resizing(t->store))
+		did = true; /* an operator waits for it */
 	return did || all || store_pending(t->store);
 }
 
@@ -521,4 +530,14 @@ bool store_tier_get_stats(const struct server *s, struct store_stats *ret)
 		return false;
 	store_stats(s->store->store, ret);
 	return true;
+}
+
+struct store *store_tier_store(const struct server *s)
+{
+	return s->store ? s->store->store : NULL;
+}
+
+struct store_jobs *store_tier_jobs(const struct server *s)
+{
+	return &s->store->jobs;
 }

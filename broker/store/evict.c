@@ -167,14 +167,9 @@ static void table_read(struct engine_io *io)
 {
 	struct part *p = io->owner;
 	struct evict *e = &p->evict;
-	const struct store *s = p->s;
-	const struct format_trailer *t;
 
-	t = (const void *)(e->table + e->table_bytes - FORMAT_UNIT);
 	e->read = true;
-	if (io->res == 0 && format_trailer_good(t, p->fold, e->segment->index, s->segment_units) &&
-	    t->seq == e->segment->seq && t->count == e->segment->count &&
-	    format_table_good((const void *)e->table, t, p->fold, s->segment_units))
+	if (io->res == 0 && segment_table_good(p->s, e->segment, e->table))
 		return;
 	free(e->table);
 	e->table = NULL;

@@ -9,6 +9,7 @@
  *   link.c      the connection             listings.c, devices.c   columns of each listing
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells                      store.c    rows and figures of the store
+ *                                          store_changes.c   and what it is asked to do
  *   table.c, format.c   output             sample.c, iostat.c   lines every so often
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
@@ -167,6 +168,16 @@ void store_add_rows(const struct stats_segment *seg, cJSON *rows); /* of the tie
 cJSON *store_json(const struct stats_segment *seg);                /* null where there is none */
 void store_print_status(const struct stats_segment *seg);
 
+/*
+ * changes.c: what is asked of the daemon. A command that destroys shows its plan first and asks.
+ * say() tells in one sentence what `answer` did, or would do.
+ */
+typedef void (*say_fn)(FILE *to, const cJSON *answer, bool plan);
+int ctl_change(struct ctl *ctl, say_fn say);
+double answer_number(const cJSON *answer, const char *key);
+const char *answer_string(const cJSON *answer, const char *key);
+bool answer_truth(const cJSON *answer, const char *key);
+
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);
 int ctl_health(struct ctl *ctl);
@@ -182,6 +193,10 @@ int ctl_epoch_bump(struct ctl *ctl);
 int ctl_gpu_drain(struct ctl *ctl);
 int ctl_gpu_resume(struct ctl *ctl);
 int ctl_tier_iostat(struct ctl *ctl); /* iostat.c */
+int ctl_tier_resize(struct ctl *ctl); /* store_changes.c */
+int ctl_tier_detach(struct ctl *ctl);
+int ctl_tier_flush(struct ctl *ctl);
+int ctl_tier_check(struct ctl *ctl);
 int ctl_prefix_query(struct ctl *ctl);
 int ctl_prefix_pin(struct ctl *ctl);
 int ctl_prefix_unpin(struct ctl *ctl);

@@ -245,7 +245,8 @@ static int iostat_line(struct ctl *ctl, const struct stats_segment *from, uint64
 	for (uint32_t i = 0; i < to->store.parts; i++) {
 		struct store_part_stats p = part_since(from, to, i);
 
-		cJSON_AddItemToArray(rows, part_row(ctl, &p, i, s));
+		if (!p.left)
+			cJSON_AddItemToArray(rows, part_row(ctl, &p, i, s));
 	}
 	if (output_is_json(ctl))
 		return output_list(ctl, rows);

@@ -104,7 +104,8 @@ void store_add_rows(const struct stats_segment *seg, cJSON *rows)
 		return;
 	cJSON_AddItemToArray(rows, store_row(seg));
 	for (uint32_t i = 0; i < seg->store.parts; i++)
-		cJSON_AddItemToArray(rows, part_row(seg, &seg->store.part[i]));
+		if (!seg->store.part[i].left)
+			cJSON_AddItemToArray(rows, part_row(seg, &seg->store.part[i]));
 }
 
 /* ---- status -------------------------------------------------------------------------------- */
@@ -128,6 +129,7 @@ static cJSON *part_json(const struct store_part_stats *p)
 		cJSON_AddStringToObject(o, "failed", part_why(p));
 	else
 		cJSON_AddNullToObject(o, "failed");
+	cJSON_AddBoolToObject(o, "left", p->left);
 	return o;
 }
 
@@ -143,6 +145,20 @@ static void add_recovery(cJSON *to, const struct store_stats *st)
 	cJSON_AddNumberToObject(o, "seconds", (double)st->recovery_ns / 1e9);
 	cJSON_AddNumberToObject(o, "index_seconds", (double)st->index_ns / 1e9);
 	cJSON_AddBoolToObject(o, "reset", st->reset);
+}
+
+static void add_check(cJSON *to, const struct store_scrub_stats *c)
+{
+	cJSON *o = cJSON_AddObjectToObject(to, "check");
+
+	cJSON_AddBoolToObject(o, "active", c->active);
+	add_number(o, "segments_done", c->segments_done);
+	add_number(o, "segments", c->segments);
+	add_number(o, "pages", c->pages);
+	add_number(o, "bytes", c->bytes);
+	add_number(o, "bad", c->bad);
+	add_number(o, "unreadable", c->unreadable);
+	add_number(o, "unknown", c->unknown);
 }
 
 cJSON *store_json(const struct stats_segment *seg)
@@ -195,6 +211,7 @@ cJSON *store_json(const struct stats_segment *seg)
 	for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		add_number(o, numbers[i].key, numbers[i].number);
 	add_recovery(o, st);
+	add_check(o, &st->check);
 	parts = cJSON_AddArrayToObject(o, "parts");
 	for (uint32_t i = 0; i < st->parts; i++)
 		cJSON_AddItemToArray(parts, part_json(&st->part[i]));
@@ -213,6 +230,10 @@ void store_print_status(const struct stats_segment *seg)
 		     (unsigned long long)st->pages, (unsigned long long)seg->n.stored,
 		     (unsigned long long)seg->n.fetched, (unsigned long long)st->evicted_pages,
 		     st->engine);
+	if (st->check.active)
+		(void)printf("store check: %u of %u segments, %llu pages\n",
+			     st->check.segments_done, st->check.segments,
+			     (unsigned long long)st->check.pages);
 	for (uint32_t i = 0; i < st->parts; i++) {
 		const struct store_part_stats *p = &st->part[i];
 
