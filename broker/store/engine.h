@@ -140,8 +140,8 @@ struct engine {
 	int event; /* readable: something landed */
 	uint32_t depth, depth_write, depth_beside;
 	uint32_t flights, flying;
-	uint64_t landed; /* counts */
-	uint64_t now_ns; /* as the owner sets it; any clock */
+	uint64_t landed;   /* counts */
+	uint64_t now_ns;   /* as the owner sets it; any clock */
 	uint64_t stamp_ns; /* when flights begin and end, for figures; 0: not looked at yet */
 	struct engine_flight *flight, *free;
 	struct engine_queue done; /* to be reported, outside of the ops */

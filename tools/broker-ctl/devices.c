@@ -285,14 +285,20 @@ static const struct column tier_columns[] = {
 };
 const struct table table_tiers = TABLE("tiers", "tier", tier_columns);
 
+/* Whatever a tier is, its row has every field. */
 cJSON *listing_tiers(const struct stats_segment *seg)
 {
-	cJSON *rows = cJSON_CreateArray();
+	cJSON *rows = cJSON_CreateArray(), *ret = cJSON_CreateArray();
+	struct table_view all;
+	const cJSON *row;
 
 	for (uint32_t i = 0; i < seg->devices_n; i++) {
 		if (seg->device[i].name[0])
 			cJSON_AddItemToArray(rows, table_row(&table_tiers, seg, &seg->device[i]));
 	}
 	store_add_rows(seg, rows);
-	return rows;
+	(void)table_select(&table_tiers, NULL, true, &all, NULL);
+	cJSON_ArrayForEach(row, rows) cJSON_AddItemToArray(ret, table_project(&all, row));
+	cJSON_Delete(rows);
+	return ret;
 }
