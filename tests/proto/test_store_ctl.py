@@ -19,7 +19,7 @@ import time
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
-from broker import Broker, TENANTS, WAIT_S, report, wait_until  # noqa: E402
+from broker import Admin, Broker, TENANTS, WAIT_S, report, wait_until  # noqa: E402
 
 MIB = 1 << 20
 HEAD = 4 * MIB      # before the first segment
@@ -322,6 +322,24 @@ def killed_while_it_shrinks(broker, store, engine):
 
 
 @case
+def shrinking_is_not_turned_round(broker, store, engine):
+    """Segments behind the new end may be gone: it gets there first."""
+    for _ in range(20):
+        engine.fill()
+        engine.get(0, KEYS)
+        one, other = Admin(broker.sock), Admin(broker.sock)
+        one.send("tier", "resize", store.a, str(LEAST))
+        code, answer = other.ask("tier", "resize", store.a, str(PART))
+        assert code in (0, 6), answer
+        assert one.take()[0] == 0
+        one.close(), other.close()
+        assert done(broker, "tier", "resize", store.a, str(PART))["bytes"] == PART
+        if code == 6:
+            return
+    raise AssertionError("it was never too early")
+
+
+@case
 def answer_that_is_not_waited_for(broker, store, engine):
     p = ctl(broker, "-y", "-t", "0.001", "tier", "detach", store.b)
     assert p.returncode in (0, 7), p
@@ -456,7 +474,7 @@ def without_a_store():
 def main():
     cases = [listed_as_a_tier_with_its_parts, iostat_counts_what_the_drives_did, iostat_goes_on_by_intervals,
              interrupted_between_two_lines, resize_grows_and_shrinks, resize_is_remembered, detach_leaves_a_part,
-             detached_part_is_made_anew, resized_and_checked_under_load, killed_while_it_shrinks,
+             detached_part_is_made_anew, resized_and_checked_under_load, killed_while_it_shrinks, shrinking_is_not_turned_round,
              answer_that_is_not_waited_for, flush_is_a_flush_of_every_part, check_finds_what_rotted,
              check_says_what_it_cannot_see, several_wait_for_one_check, stopped_while_it_checks,
              what_makes_no_sense_is_refused, operators_only, without_a_store]
