@@ -76,16 +76,16 @@ static void fail_resize(struct admin_conn *conn, int error, const char *path,
 
 static bool resize_settled(struct admin_conn *conn)
 {
+	const struct store *store = store_tier_store(conn->session->server);
 	struct store_stats st;
 	const struct store_part_stats *p = &st.part[conn->store.part];
 	cJSON *answer = conn->later;
 	bool done;
 
-	if (!store_tier_get_stats(conn->session->server, &st))
+	if (store_part_resizing(store, conn->store.part))
 		return false;
+	store_stats(store, &st);
 	done = conn->store.bytes ? p->bytes == p->bytes_wanted : p->left;
-	if (!done && !p->failed)
-		return false;
 	conn->later = NULL;
 	cJSON_AddNumberToObject(answer, "bytes", (double)p->bytes);
 	cJSON_AddNumberToObject(answer, "evicted_pages",

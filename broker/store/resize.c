@@ -121,15 +121,18 @@ int store_resize(struct store *s, uint32_t part, uint64_t bytes)
 	return 0;
 }
 
+bool store_part_resizing(const struct store *s, uint32_t part)
+{
+	const struct part *p = &s->part[part];
+
+	return p->leave ? p->leave != PART_LEFT : !p->failed && p->segments_wanted != p->segments;
+}
+
 bool store_resizing(const struct store *s)
 {
-	for (uint32_t i = 0; i < s->parts; i++) {
-		const struct part *p = &s->part[i];
-
-		if (p->leave ? p->leave != PART_LEFT
-			     : !p->failed && p->segments_wanted != p->segments)
+	for (uint32_t i = 0; i < s->parts; i++)
+		if (store_part_resizing(s, i))
 			return true;
-	}
 	return false;
 }
 

@@ -210,7 +210,8 @@ struct store_resize_plan {
 /* As store_resize(). */
 int store_resize_plan(const struct store *s, uint32_t part, uint64_t bytes,
 		      struct store_resize_plan *ret);
-/* A part is on its way to be smaller, or to leave. */
+/* A part, or any, is on its way to be smaller, or to leave. */
+bool store_part_resizing(const struct store *s, uint32_t part);
 bool store_resizing(const struct store *s);
 
 /* ---- checking ------------------------------------------------------------------------------ */

@@ -201,6 +201,20 @@ def interrupted_between_two_lines(broker, store, engine):
         assert p.returncode == 0 and (not out or out.endswith("\n")), (words, p.returncode, out)
 
 
+@case
+def completed_by_the_shell(broker, store, engine):
+    script = subprocess.check_output([PROGRAMS["broker-ctl"], "completion", "bash"], text=True)
+    for words, want in ((["tier", ""], {"list", "iostat", "resize", "detach", "flush", "check"}),
+                        (["tier", "resize", ""], {store.a, store.b}), (["tier", "detach", ""], {store.a, store.b})):
+        line = ["broker-ctl", "-S", broker.sock, *words]
+        probe = "%s\nCOMP_WORDS=(%s ''); COMP_CWORD=%d; _broker_ctl; echo ${COMPREPLY[*]}" % (
+            script, " ".join(line[:-1]), len(line) - 1)
+        path = "%s:%s" % (os.path.dirname(PROGRAMS["broker-ctl"]), os.environ["PATH"])
+        out = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=False,
+                             env=dict(os.environ, PATH=path))
+        assert set(out.stdout.split()) == want and not out.stderr, (words, out)
+
+
 # ---- what is done ------------------------------------------------------------------------------
 
 @case
@@ -474,7 +488,7 @@ def without_a_store():
 
 def main():
     cases = [listed_as_a_tier_with_its_parts, iostat_counts_what_the_drives_did, iostat_goes_on_by_intervals,
-             interrupted_between_two_lines, resize_grows_and_shrinks, resize_is_remembered, detach_leaves_a_part,
+             interrupted_between_two_lines, completed_by_the_shell, resize_grows_and_shrinks, resize_is_remembered, detach_leaves_a_part,
              detached_part_is_made_anew, resized_and_checked_under_load, killed_while_it_shrinks, shrinking_is_not_turned_round,
              answer_that_is_not_waited_for, flush_is_a_flush_of_every_part, check_finds_what_rotted,
              check_says_what_it_cannot_see, several_wait_for_one_check, stopped_while_it_checks,
