@@ -72,6 +72,7 @@ void evict_forwarded(struct part *p, struct request *r, int status)
 	struct part *from = &s->part[s->segment[r->segment].part];
 
 	from->evict.in_flight--;
+	s->more = true; /* it may have been refused, and nothing landed */
 	if (status == 0) {
 		from->evict.carried = true;
 		s->stats.forward_pages++;
@@ -286,4 +287,5 @@ void evict_turn(struct part *p)
 	evict_free(p);
 	segment_freed(s, e->segment);
 	e->segment = NULL;
+	s->more = true; /* the next one may need no transfer to begin, nor this one to end */
 }

@@ -211,6 +211,7 @@ static void shrunk(struct part *p)
 	p->segments = p->segments_wanted;
 	if (p->segments == 0) {
 		p->leave = PART_EMPTY;
+		s->more = true;
 		store_part_fail(p, -ENODEV);
 		return;
 	}

@@ -281,6 +281,7 @@ void segment_close_turn(struct part *p)
 		p->closing = g;
 		if (g->failed || p->failed) {
 			closed(p);
+			s->more = true; /* whoever waits for it is not told by a transfer */
 			continue;
 		}
 		p->close_flush = (struct flush_wait){ .done = close_flushed, .arg = p };

@@ -4,6 +4,7 @@
 detach, flush, check. A daemon with a `host` space above a small store of two files.
 
 usage: test_store_ctl.py kvbrokerd=PATH broker-ctl=PATH kvb-store=PATH client=PATH broker=PATH
+           fault-points=true|false: whether the daemon has them
 """
 
 import csv
@@ -486,6 +487,54 @@ def without_a_store():
         broker.kill()
 
 
+POINTS = ("store-read", "store-write", "store-flush", "store-memory", "store-resize")
+TRIES = 8  # of each point
+
+
+def everything_once(env):
+    """Whatever fails: an answer, a daemon that serves, and no bytes that are wrong. The exit codes."""
+    store = Store()
+    broker = engine = None
+    try:
+        words = [word for path in (store.a, store.b) for word in ("--store", "%s=%d" % (path, PART))]
+        broker = Broker(PROGRAMS, args=(*TENANTS, *words, "--store-admit", "all"), size="32M", env=env)
+        if broker.code is not None:
+            assert broker.code == 1 and "store: " in broker.text(), broker.text()
+            return ["refused"]
+        engine = Engine(broker)
+        engine.fill()
+        wait_until(lambda: not any(p["queued"] + p["writes_in_flight"] for p in figures(broker)["parts"]), "it writes")
+        codes = [ctl(broker, "tier", *words).returncode
+                 for words in (("resize", "-y", store.b, str(LEAST)), ("resize", "-y", store.b, str(PART)), ("check",),
+                               ("detach", "-y", store.b), ("flush",))]
+        assert all(code in (0, 1, 4, 6, 8) for code in codes), (codes, broker.text())
+        engine.get(0, KEYS)
+        assert engine.do("put 0 256", "put") == [256]
+        engine.end()
+        broker.check_at_rest()
+        broker.stop()
+        return codes
+    finally:
+        if engine:
+            engine.proc.kill()
+        if broker:
+            broker.kill()
+        store.remove()
+
+
+def each_transfer_that_fails():
+    with tempfile.NamedTemporaryFile() as count:
+        assert everything_once({"KVB_FAULT_COUNT": count.name}) == [0] * 5
+        calls = {name: int(n) for name, n in (line.split() for line in count.read().decode().splitlines())}
+    failed = 0
+    for point in POINTS:
+        n = calls[point]
+        for k in sorted({1 + (n - 1) * i // (TRIES - 1) for i in range(TRIES)}):
+            failed += any(everything_once({"KVB_FAULT": "%s:%d:5" % (point, k)}))
+    assert failed > len(POINTS), failed
+    return "%d calls in all, %d runs told of it" % (sum(calls[point] for point in POINTS), failed)
+
+
 def main():
     cases = [listed_as_a_tier_with_its_parts, iostat_counts_what_the_drives_did, iostat_goes_on_by_intervals,
              interrupted_between_two_lines, completed_by_the_shell, resize_grows_and_shrinks, resize_is_remembered, detach_leaves_a_part,
@@ -493,6 +542,8 @@ def main():
              answer_that_is_not_waited_for, flush_is_a_flush_of_every_part, check_finds_what_rotted,
              check_says_what_it_cannot_see, several_wait_for_one_check, stopped_while_it_checks,
              what_makes_no_sense_is_refused, operators_only, without_a_store]
+    if PROGRAMS.get("fault-points") == "true":
+        cases.append(each_transfer_that_fails)
     only = os.environ.get("STORE_CTL_ONLY")
     print("1..%d" % len(cases), flush=True)
     for n, run in enumerate(cases, 1):
