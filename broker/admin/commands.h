@@ -51,6 +51,14 @@ struct epoch_plan {
 	uint64_t pages, bytes, leased_pages, leased_bytes;
 };
 
+/* What a command on the store waits for. */
+struct store_wait {
+	uint32_t part;
+	uint64_t bytes;         /* that it is to have; 0: none, it is left */
+	uint64_t evicted_pages; /* before it began */
+	uint64_t number;        /* of the flush, or the check */
+};
+
 struct admin_conn;
 
 /* A look at every page record, a slice a turn. Records change between slices. */
@@ -82,6 +90,7 @@ struct admin_conn {
 	struct admin_walk walk;
 	bool (*settled)(struct admin_conn *conn); /* asked every turn, until it has answered */
 	cJSON *later;                             /* what it will answer with */
+	struct store_wait store;
 };
 
 #define COMMAND_CHANGES (1u << 0)  /* changes something: knows a dry run */
@@ -138,6 +147,10 @@ void command_prefix_evict(struct admin_conn *conn);
 void command_prefix_top(struct admin_conn *conn); /* prefix_top.c */
 void command_gpu_drain(struct admin_conn *conn);  /* gpu.c */
 void command_gpu_resume(struct admin_conn *conn);
+void command_tier_resize(struct admin_conn *conn); /* store.c */
+void command_tier_detach(struct admin_conn *conn);
+void command_tier_flush(struct admin_conn *conn);
+void command_tier_check(struct admin_conn *conn);
 void gpu_turn(struct server *s); /* ends what serves a device that has been emptied */
 /* It has no memory of the GPU any more, and no process that knows the GPU runs. */
 bool gpu_is_drained(const struct server *s, unsigned device);

@@ -28,6 +28,7 @@
 #include "broker/io/ring.h"
 #include "broker/io/server.h"
 #include "broker/io/shm.h"
+#include "broker/io/store_tier.h"
 #include "broker/policy/policy.h"
 
 #define STATS_PERIOD_NS (100ull * 1000 * 1000)
@@ -337,6 +338,13 @@ static void stats_fill_server(const struct server *s, struct stats_segment *seg)
 	seg->draining = h->slabs_draining;
 }
 
+static void stats_fill_store(const struct server *s, struct stats_segment *seg)
+{
+	if (!store_tier_get_stats(s, &seg->store))
+		seg->store.parts = 0;
+	seg->store_filtered = s->cfg.store_admit;
+}
+
 static void stats_fill_reclaims(const struct stats *st, struct stats_segment *seg)
 {
 	if (seg->reclaim_total == st->reclaim_total)
@@ -360,6 +368,7 @@ void stats_publish(struct server *s)
 	stats_fill_clients(s, st->seg);
 	stats_fill_spaces(&s->core, st->seg);
 	stats_fill_namespaces(&s->core, st->seg);
+	stats_fill_store(s, st->seg);
 	stats_fill_reclaims(st, st->seg);
 	stats_unlock(st->seg);
 	st->next_ns = s->now_ns + STATS_PERIOD_NS;

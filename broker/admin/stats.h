@@ -17,9 +17,10 @@
 #include <stdint.h>
 
 #include "broker/core/core.h"
+#include "broker/store/store.h"
 
 #define STATS_MAGIC 0x737461747642564bull
-#define STATS_VERSION 5u
+#define STATS_VERSION 6u
 #define STATS_SPACES_MAX 256u
 #define STATS_CLIENTS_MAX 1024u
 #define STATS_TENANTS_MAX 256u
@@ -146,6 +147,9 @@ struct stats_segment {
 	struct stats_client client[STATS_CLIENTS_MAX];
 	struct stats_space space[STATS_SPACES_MAX];
 	struct stats_namespace ns[STATS_NAMESPACES_MAX];
+	struct store_stats store; /* no parts: there is none */
+	uint32_t store_filtered;  /* written there is what was wanted twice */
+	uint32_t resv2;
 };
 
 struct server;

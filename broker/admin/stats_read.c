@@ -80,6 +80,9 @@ static void read_terminate(struct stats_segment *seg)
 		TERMINATE(seg->tenant[i].name);
 	for (uint32_t i = 0; i < seg->clients_n; i++)
 		TERMINATE(seg->client[i].name);
+	TERMINATE(seg->store.engine);
+	for (uint32_t i = 0; i < seg->store.parts; i++)
+		TERMINATE(seg->store.part[i].path);
 #undef TERMINATE
 }
 
@@ -107,6 +110,7 @@ int stats_read_copy(const struct stats_segment *seg, struct stats_segment *ret)
 	read_clamp(&ret->spaces_n, STATS_SPACES_MAX);
 	read_clamp(&ret->namespaces_n, STATS_NAMESPACES_MAX);
 	read_clamp(&ret->reclaim_n, 1024);
+	read_clamp(&ret->store.parts, STORE_PARTS_MAX);
 	read_terminate(ret);
 	return 0;
 }

@@ -7,6 +7,7 @@
  */
 
 #include "broker/io/server.h"
+#include "broker/io/store_jobs.h"
 #include "broker/io/store_tier.h"
 #include "broker/mover/sum.h"
 #include "broker/policy/admit.h"
@@ -52,6 +53,7 @@ struct store_tier {
 	struct admit admit;
 	uint64_t *admit_bits[2];
 	struct log_limit limit;
+	struct store_jobs jobs;
 };
 
 /* store_tier.c: a key as the store has it. False: it has no row for the namespace. */

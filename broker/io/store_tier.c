@@ -155,12 +155,22 @@ static void bump_done(struct server *s, unsigned index, int status)
 	s->parked_look_ns = s->now_ns;
 }
 
+static void report(struct server *s, const struct store_done *d)
+{
+	if (d->kind == STORE_DONE_BUMP)
+		bump_done(s, (unsigned)((uintptr_t)d->user & ~USER_BUMP), d->status);
+	else if (d->kind == STORE_DONE_FLUSH || d->kind == STORE_DONE_SCRUB)
+		store_jobs_done(&s->store->jobs, s->store->store, d);
+	else
+		store_copy_done(s, d);
+}
+
 bool store_tier_turn(struct server *s)
 {
 	struct store_done done[STORE_TIER_REPORTS];
 	struct store_tier *t = s->store;
 	uint32_t n;
-	bool did;
+	bool did, resizing;
 
 	if (!t)
 		return false;
@@ -168,14 +178,12 @@ bool store_tier_turn(struct server *s)
 	if (!did && !t->rung && !store_pending(t->store) && s->now_ns < store_next_ns(t->store))
 		return false;
 	t->rung = false;
+	resizing = store_resizing(t->store);
 	n = store_poll(t->store, s->now_ns, done, STORE_TIER_REPORTS);
-	for (uint32_t i = 0; i < n; i++) {
-		if (done[i].kind == STORE_DONE_BUMP)
-			bump_done(s, (unsigned)((uintptr_t)done[i].user & ~USER_BUMP),
-				  done[i].status);
-		else
-			store_copy_done(s, &done[i]);
-	}
+	for (uint32_t i = 0; i < n; i++)
+		report(s, &done[i]);
+	if (resizing && !store_resizing(t->store))
+		did = true; /* an operator waits for it */
 	return did || n || store_pending(t->store);
 }
 
@@ -317,4 +325,14 @@ bool store_tier_get_stats(const struct server *s, struct store_stats *ret)
 		return false;
 	store_stats(s->store->store, ret);
 	return true;
+}
+
+struct store *store_tier_store(const struct server *s)
+{
+	return s->store ? s->store->store : NULL;
+}
+
+struct store_jobs *store_tier_jobs(const struct server *s)
+{
+	return &s->store->jobs;
 }

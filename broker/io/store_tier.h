@@ -26,6 +26,8 @@
 #include <stdint.h>
 
 struct server;
+struct store;
+struct store_jobs;
 struct store_stats;
 
 /* After core_init(), the devices and the loop. Logs why it fails. 0, -errno. */
@@ -54,3 +56,7 @@ int store_tier_ns_settled(const struct server *s, unsigned ns);
 
 /* Figures. False: there is no store. */
 bool store_tier_get_stats(const struct server *s, struct store_stats *ret);
+
+/* For operators: the store itself, NULL where there is none; and what they wait for. */
+struct store *store_tier_store(const struct server *s);
+struct store_jobs *store_tier_jobs(const struct server *s);

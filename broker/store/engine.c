@@ -8,9 +8,33 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DRAIN_WAIT_NS (100ull * 1000 * 1000)
+
+/* ---- figures ------------------------------------------------------------------------------- */
+
+/* One look at the clock for all that begins, and one for all that has ended, in a turn. */
+static uint64_t stamp(struct engine *e)
+{
+	struct timespec ts;
+
+	if (!e->stamp_ns) {
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		e->stamp_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	}
+	return e->stamp_ns;
+}
+
+static void count_latency(struct engine_file *file, const struct engine_flight *f, uint64_t end_ns)
+{
+	const uint64_t ns = end_ns > f->began_ns ? end_ns - f->began_ns : 1;
+	const uint32_t bucket = 63 - (uint32_t)__builtin_clzll(ns);
+
+	file->latency[f->op]
+		     [bucket < ENGINE_LATENCY_BUCKETS ? bucket : ENGINE_LATENCY_BUCKETS - 1]++;
+}
 
 /* ---- queues -------------------------------------------------------------------------------- */
 
@@ -110,6 +134,7 @@ static void launch(struct engine *e, struct engine_file *file, struct engine_que
 	f->bytes = 0;
 	f->n_iov = 0;
 	f->res = 0;
+	f->began_ns = stamp(e);
 	board(f, io, link);
 	file->queued--;
 	while (f->op != ENGINE_FLUSH && !io->alone && q->first && may_board(e, f, q->first)) {
@@ -135,6 +160,7 @@ static bool may_launch_rest(const struct engine *e, const struct engine_file *f)
 
 static void launch_all(struct engine *e)
 {
+	e->stamp_ns = 0;
 	for (uint32_t i = 0; i < ENGINE_FILES_MAX; i++) {
 		struct engine_file *f = &e->file[i];
 
@@ -167,6 +193,7 @@ void engine_landed(struct engine *e, struct engine_flight *f)
 	const bool several = f->first->next != NULL;
 	int32_t res = f->res < 0 ? (int32_t)f->res : f->res == f->bytes ? 0 : -EIO;
 
+	count_latency(file, f, stamp(e));
 	if (f->op == ENGINE_FLUSH)
 		res = f->res < 0 ? (int32_t)f->res : 0;
 	if (res == 0 && f->op == ENGINE_READ)
@@ -192,6 +219,7 @@ void engine_landed(struct engine *e, struct engine_flight *f)
 void engine_turn(struct engine *e)
 {
 	launch_all(e);
+	e->stamp_ns = 0;
 	e->ops->reap(e);
 	while (e->done.first) {
 		struct engine_io *io = queue_pop(&e->done);

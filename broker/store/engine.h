@@ -32,7 +32,9 @@
 #define ENGINE_TRIES 8u
 #define ENGINE_WANTED_NS (2ull * 1000 * 1000)
 
-enum engine_op { ENGINE_READ, ENGINE_WRITE, ENGINE_FLUSH };
+enum engine_op { ENGINE_READ, ENGINE_WRITE, ENGINE_FLUSH, ENGINE_OPS };
+
+#define ENGINE_LATENCY_BUCKETS 40u /* powers of two of ns */
 
 struct engine_io {
 	uint8_t op;
@@ -58,6 +60,7 @@ struct engine_flight {
 	uint32_t bytes;
 	uint32_t n_iov;
 	int64_t res; /* bytes, or -errno */
+	uint64_t began_ns;
 	struct engine_io *first;
 	struct engine_flight *next; /* free list; the engine's own while it flies */
 	struct iovec iov[ENGINE_FLIGHT_IOV_MAX];
@@ -127,6 +130,7 @@ struct engine_file {
 	uint32_t in_flight, in_flight_rest, queued;
 	uint64_t wanted_ns; /* when a read was last wanted */
 	uint64_t read_bytes, written_bytes;
+	uint64_t latency[ENGINE_OPS][ENGINE_LATENCY_BUCKETS]; /* flights, however they ended */
 };
 
 struct engine {
@@ -136,8 +140,9 @@ struct engine {
 	int event; /* readable: something landed */
 	uint32_t depth, depth_write, depth_beside;
 	uint32_t flights, flying;
-	uint64_t landed; /* counts */
-	uint64_t now_ns; /* as the owner sets it; any clock */
+	uint64_t landed;   /* counts */
+	uint64_t now_ns;   /* as the owner sets it; any clock */
+	uint64_t stamp_ns; /* when flights begin and end, for figures; 0: not looked at yet */
 	struct engine_flight *flight, *free;
 	struct engine_queue done; /* to be reported, outside of the ops */
 	struct engine_file file[ENGINE_FILES_MAX];

@@ -72,6 +72,7 @@ void evict_forwarded(struct part *p, struct request *r, int status)
 	struct part *from = &s->part[s->segment[r->segment].part];
 
 	from->evict.in_flight--;
+	s->more = true; /* it may have been refused, and nothing landed */
 	if (status == 0) {
 		from->evict.carried = true;
 		s->stats.forward_pages++;
@@ -167,14 +168,9 @@ static void table_read(struct engine_io *io)
 {
 	struct part *p = io->owner;
 	struct evict *e = &p->evict;
-	const struct store *s = p->s;
-	const struct format_trailer *t;
 
-	t = (const void *)(e->table + e->table_bytes - FORMAT_UNIT);
 	e->read = true;
-	if (io->res == 0 && format_trailer_good(t, p->fold, e->segment->index, s->segment_units) &&
-	    t->seq == e->segment->seq && t->count == e->segment->count &&
-	    format_table_good((const void *)e->table, t, p->fold, s->segment_units))
+	if (io->res == 0 && segment_table_good(p->s, e->segment, e->table))
 		return;
 	free(e->table);
 	e->table = NULL;
@@ -291,4 +287,5 @@ void evict_turn(struct part *p)
 	evict_free(p);
 	segment_freed(s, e->segment);
 	e->segment = NULL;
+	s->more = true; /* the next one may need no transfer to begin, nor this one to end */
 }

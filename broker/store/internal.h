@@ -12,6 +12,8 @@
  *   segment.c   life of segments: opened, closed, poisoned; flushes
  *   evict.c     segments emptied, hot pages carried forward
  *   read.c      gets
+ *   resize.c    parts that grow, shrink and leave
+ *   scrub.c     the check of all pages beside the load
  *
  * Segment states. All but FREE and BAD hold pages that are found.
  *
@@ -142,6 +144,9 @@ struct evict {
 	struct flush_wait flush[STORE_PARTS_MAX];
 };
 
+/* A part that shrank to nothing: its superblocks are wiped, then its file is closed. */
+enum part_leave { PART_STAYS, PART_EMPTY, PART_WIPED, PART_LEFT };
+
 struct part {
 	struct store *s;
 	uint32_t number;
@@ -155,6 +160,8 @@ struct part {
 	uint32_t segments_wanted; /* fewer while it shrinks */
 	uint32_t *id;             /* of them, in the store's table */
 	int failed;
+	uint8_t leave;     /* enum part_leave; not PART_STAYS: failed is set too */
+	int leave_error;   /* its superblocks could not be wiped */
 	uint32_t failures; /* in a row */
 	uint64_t checked_ns;
 
@@ -177,6 +184,31 @@ struct part {
 
 	struct commit commit;
 	struct evict evict;
+};
+
+#define SCRUB_READS 2u /* in flight */
+
+struct scrub_read {
+	struct engine_io io;
+	struct iovec iov;
+	struct format_desc desc;
+	struct index_tag tag;
+	uint32_t segment;
+	char *mem; /* NULL: none is in flight */
+};
+
+struct scrub {
+	bool active;
+	void *user;
+	uint32_t segment, next; /* where it is */
+	uint64_t seq;           /* of that segment: another one, and it is another segment */
+	struct engine_io io;    /* of the table */
+	struct iovec iov;
+	char *table;
+	bool reading, read; /* the table */
+	struct scrub_read page[SCRUB_READS];
+	uint32_t in_flight;
+	struct store_scrub_stats stats;
 };
 
 /* A bump or a flush of the caller's, until it is reported. */
@@ -223,6 +255,7 @@ struct store {
 	struct request *timed;
 	uint64_t timed_next_ns; /* no deadline before */
 	struct done_list reports;
+	struct scrub scrub;
 	char *zeros, *scratch; /* a unit each */
 	char *blocks;          /* of the groups */
 	uint64_t blocks_bytes;
@@ -283,6 +316,8 @@ void segment_prepare(struct part *p); /* has one made ready, if that is wanted *
 void segment_close(struct part *p, struct segment *g);
 void segment_close_turn(struct part *p);
 struct segment *segment_find_free(const struct part *p);
+/* What was read as the table of a closed segment is that. */
+bool segment_table_good(const struct store *s, const struct segment *g, const char *table);
 bool segment_describe(struct segment *g, const struct format_desc *d);
 void flush_wait(struct part *p, struct flush_wait *w);
 void flush_turn(struct part *p);
@@ -299,6 +334,16 @@ void evict_turn(struct part *p);
 void evict_forwarded(struct part *p, struct request *r, int status);
 void evict_free(struct part *p);
 
+/* A page that is not what was written. */
+void read_mismatch(struct store *s, struct segment *g, const struct index_tag *tag, uint16_t unit);
 int read_start(struct store *s, struct request *r, const struct index_place *at,
 	       void (*done)(struct engine_io *));
 void read_deadlines(struct store *s);
+
+/* ---- resize.c, scrub.c --------------------------------------------------------------------- */
+
+void resize_turn(struct part *p);
+
+void scrub_turn(struct store *s);
+void scrub_stats(const struct store *s, struct store_scrub_stats *ret);
+void scrub_free(struct store *s);

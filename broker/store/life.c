@@ -167,6 +167,7 @@ struct store *store_abandon(struct store *s)
 	}
 	for (uint32_t i = 0; s->part && i < s->parts; i++)
 		finish_part(s, &s->part[i]);
+	scrub_free(s);
 	free_waiters(s->bumps_waiting);
 	free_waiters(s->bumps_active);
 	for (uint32_t i = 0; s->segment && i < s->segments; i++)

@@ -50,12 +50,10 @@ static void bounce_out(struct request *r)
 	}
 }
 
-static void mismatch(struct store *s, const struct index_tag *tag, uint32_t segment, uint16_t unit)
+void read_mismatch(struct store *s, struct segment *g, const struct index_tag *tag, uint16_t unit)
 {
-	struct segment *g = &s->segment[segment];
-
 	s->stats.mismatches++;
-	index_table_remove_at(&s->index, tag, segment, unit);
+	index_table_remove_at(&s->index, tag, segment_id(s, g), unit);
 	if (++g->mismatches >= MISMATCHES_MAX && g->state == SEGMENT_CLOSED)
 		segment_poison(s, g);
 }
@@ -75,7 +73,7 @@ static int outcome(struct store *s, struct request *r)
 	if (r->bounce)
 		bounce_out(r);
 	if (!r->unchecked && !s->cfg.no_verify && store_crc_pieces(r->piece, r->n) != r->crc) {
-		mismatch(s, &r->tag, r->segment, r->unit);
+		read_mismatch(s, &s->segment[r->segment], &r->tag, r->unit);
 		return -ENOENT;
 	}
 	s->stats.page_bytes_read += r->bytes;
@@ -204,5 +202,5 @@ void store_distrust(struct store *s, const struct store_key *key)
 
 	store_tag(s, key->where, key->chain, key->epoch, &tag);
 	if (store_locate(s, key, &tag, &at))
-		mismatch(s, &tag, at.segment, at.unit);
+		read_mismatch(s, &s->segment[at.segment], &tag, at.unit);
 }

@@ -74,6 +74,17 @@ void segment_freed(struct store *s, struct segment *g)
 	g->state = g->index < p->segments_wanted ? SEGMENT_FREE : SEGMENT_GONE;
 }
 
+bool segment_table_good(const struct store *s, const struct segment *g, const char *table)
+{
+	const uint32_t fold = s->part[g->part].fold;
+	const struct format_trailer *t;
+
+	t = (const void *)(table + (size_t)(format_tail_units(g->count) - 1) * FORMAT_UNIT);
+	return format_trailer_good(t, fold, g->index, s->segment_units) && t->seq == g->seq &&
+	       t->count == g->count &&
+	       format_table_good((const void *)table, t, fold, s->segment_units);
+}
+
 bool segment_describe(struct segment *g, const struct format_desc *d)
 {
 	if (g->count == g->table_room) {
@@ -270,6 +281,7 @@ void segment_close_turn(struct part *p)
 		p->closing = g;
 		if (g->failed || p->failed) {
 			closed(p);
+			s->more = true; /* whoever waits for it is not told by a transfer */
 			continue;
 		}
 		p->close_flush = (struct flush_wait){ .done = close_flushed, .arg = p };

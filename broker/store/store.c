@@ -17,6 +17,9 @@
 #define ROUNDS_MAX 16u
 #define CHECK_NS (1000ull * 1000 * 1000)
 
+_Static_assert((int)STORE_TRANSFERS == (int)ENGINE_OPS &&
+		       STORE_LATENCY_BUCKETS == ENGINE_LATENCY_BUCKETS,
+	       "figures are copied");
 _Static_assert(STORE_PAGE_BYTES_MAX == FORMAT_PAGE_BYTES_MAX, "what is put can be found");
 
 /* ---- small things -------------------------------------------------------------------------- */
@@ -332,7 +335,7 @@ void store_flush(struct store *s, void *user)
 	for (uint32_t i = 0, parts = s->parts; i < parts; i++) {
 		w->flush[i] = (struct flush_wait){ .done = store_flush_ended, .arg = w };
 		if (s->part[i].failed)
-			store_flush_ended(s, w, -EIO);
+			store_flush_ended(s, w, s->part[i].leave ? 0 : -EIO);
 		else
 			flush_wait(&s->part[i], &w->flush[i]);
 	}
@@ -368,29 +371,6 @@ static void check_file(struct part *p)
 		store_part_fail(p, error);
 }
 
-static void shrink_turn(struct part *p)
-{
-	struct store *s = p->s;
-	const uint64_t segment = (uint64_t)s->segment_units * FORMAT_UNIT;
-
-	if (p->segments_wanted == p->segments)
-		return;
-	for (uint32_t i = p->segments_wanted; i < p->segments; i++)
-		if (s->segment[p->id[i]].state != SEGMENT_GONE)
-			return;
-	p->segments = p->segments_wanted;
-	p->super.part_bytes = FORMAT_HEAD_BYTES + p->segments * segment;
-	if (p->segments == 0) {
-		store_part_fail(p, -ENODEV); /* left: its superblock keeps what it said */
-		return;
-	}
-	s->commit_wanted = true;
-	/* If the cut comes before the commit, the next start finds a file that was cut. */
-	if (!p->info.device)
-		(void)s->file_ops->resize(s->cfg.ops_arg, p->fd, p->super.part_bytes);
-	p->info.bytes = p->super.part_bytes;
-}
-
 void store_turn(struct store *s)
 {
 	uint64_t landed;
@@ -408,10 +388,11 @@ void store_turn(struct store *s)
 			write_turn(p);
 			segment_prepare(p);
 			segment_close_turn(p);
-			shrink_turn(p);
+			resize_turn(p);
 			super_commit_start(s);
 			flush_turn(p);
 		}
+		scrub_turn(s);
 		engine_turn(&s->engine);
 	} while (s->engine.landed != landed && ++rounds < ROUNDS_MAX);
 	s->more = s->more || s->engine.landed != landed;
@@ -486,55 +467,6 @@ void store_memory_remove(struct store *s, void *mem)
 	engine_memory_remove(&s->engine, mem);
 }
 
-/* ---- size ---------------------------------------------------------------------------------- */
-
-static int grow(struct store *s, struct part *p, uint32_t segments)
-{
-	const uint64_t bytes =
-		FORMAT_HEAD_BYTES + (uint64_t)segments * s->segment_units * FORMAT_UNIT;
-	int error = 0;
-
-	if (s->segments + (segments - p->segments) > INDEX_SEGMENTS_MAX)
-		return -ENOSPC;
-	if (bytes > p->info.bytes && p->info.device)
-		return -ENOSPC;
-	if (bytes > p->info.bytes)
-		error = s->file_ops->resize(s->cfg.ops_arg, p->fd, bytes);
-	if (error)
-		return error;
-	p->info.bytes = bytes > p->info.bytes ? bytes : p->info.bytes;
-	for (uint32_t i = p->segments; i < segments; i++) {
-		p->id[i] = s->segments;
-		s->segment[s->segments++] =
-			(struct segment){ .part = p->number, .index = i, .state = SEGMENT_FREE };
-	}
-	p->segments = segments;
-	p->segments_wanted = segments;
-	p->super.part_bytes = bytes;
-	s->commit_wanted = true;
-	return 0;
-}
-
-int store_resize(struct store *s, uint32_t part, uint64_t bytes)
-{
-	const uint64_t segment = (uint64_t)s->segment_units * FORMAT_UNIT;
-	struct part *p = part < s->parts ? &s->part[part] : NULL;
-	uint64_t segments;
-
-	if (!p || p->failed || s->cfg.read_only)
-		return -EINVAL;
-	segments = bytes < FORMAT_HEAD_BYTES ? 0 : (bytes - FORMAT_HEAD_BYTES) / segment;
-	if (bytes && segments < SEGMENTS_MIN)
-		return -EINVAL;
-	if (segments > INDEX_SEGMENTS_MAX)
-		return -ENOSPC;
-	p->bytes_wanted = bytes;
-	if (segments > p->segments)
-		return p->segments_wanted < p->segments ? -EBUSY : grow(s, p, (uint32_t)segments);
-	p->segments_wanted = (uint32_t)segments;
-	return 0;
-}
-
 /* ---- figures ------------------------------------------------------------------------------- */
 
 static void part_stats(const struct store *s, const struct part *p, struct store_part_stats *ret)
@@ -551,9 +483,15 @@ static void part_stats(const struct store *s, const struct part *p, struct store
 		.reads_in_flight = f->in_flight - f->in_flight_rest,
 		.writes_in_flight = f->in_flight_rest,
 		.queued = f->queued + p->puts_n,
-		.failed = p->failed,
+		.failed = p->leave ? p->leave_error : p->failed,
+		.left = p->leave == PART_LEFT,
 	};
+	if (p->segments == 0)
+		ret->bytes = 0;
+	if (p->segments_wanted == 0)
+		ret->bytes_wanted = 0;
 	memcpy(ret->path, p->path, sizeof(ret->path));
+	memcpy(ret->latency, f->latency, sizeof(ret->latency));
 	for (uint32_t i = 0; i < p->segments; i++) {
 		const uint8_t state = s->segment[p->id[i]].state;
 
@@ -565,12 +503,13 @@ static void part_stats(const struct store *s, const struct part *p, struct store
 void store_stats(const struct store *s, struct store_stats *ret)
 {
 	*ret = s->stats;
-	ret->engine = s->engine.ops->name;
+	snprintf(ret->engine, sizeof(ret->engine), "%s", s->engine.ops->name);
 	ret->pages = s->index.used;
 	ret->pages_max = s->index.used_max;
 	ret->index_bytes = s->index_bytes;
 	ret->segment_bytes = (uint64_t)s->segment_units * FORMAT_UNIT;
 	ret->namespaces = s->ns_count;
+	scrub_stats(s, &ret->check);
 	ret->parts = s->parts;
 	for (uint32_t i = 0; i < s->parts; i++) {
 		const struct part *p = &s->part[i];

@@ -181,6 +181,7 @@ enum store_done_kind {
 	STORE_DONE_GET,
 	STORE_DONE_BUMP,
 	STORE_DONE_FLUSH,
+	STORE_DONE_SCRUB,
 };
 
 #define STORE_DONE_FREED 1u /* of a get that was reported -ETIME: the memory is free now */
@@ -200,11 +201,52 @@ void store_wait(struct store *s, uint64_t timeout_ns);
 
 /* ---- size ---------------------------------------------------------------------------------- */
 
-/* A part becomes that large. Smaller: the segments behind are evicted, then the file is cut; 0:
- * the part is left once it is empty. -EINVAL -ENOSPC. */
+/*
+ * A part becomes that large. Smaller: the segments behind are evicted, then the file is cut; 0: the
+ * part is left once it is empty: its superblocks are wiped, and its file is closed. -EINVAL: that
+ * is too small, or there is no such part; -ENOSPC: too large; -EBUSY: it shrinks already, and to
+ * less; or it is the last that is there.
+ */
 int store_resize(struct store *s, uint32_t part, uint64_t bytes);
 
+/* What that would do. */
+struct store_resize_plan {
+	uint64_t bytes;     /* that it would have: whole segments */
+	uint64_t bytes_min; /* it can not have less, but 0 */
+	uint32_t segments;  /* emptied */
+	uint64_t pages;     /* in them, at most: carried forward, or lost */
+};
+/* As store_resize(). */
+int store_resize_plan(const struct store *s, uint32_t part, uint64_t bytes,
+		      struct store_resize_plan *ret);
+/* A part, or any, is on its way to be smaller, or to leave. */
+bool store_part_resizing(const struct store *s, uint32_t part);
+bool store_resizing(const struct store *s);
+
+/* ---- checking ------------------------------------------------------------------------------ */
+
+/*
+ * Reads every page that is there, beside the load, and compares it with its checksum. What is wrong
+ * is found no longer. Reported when it has been everywhere; -ECANCELED: the store was closed.
+ * -EBUSY: a check is under way.
+ */
+int store_scrub(struct store *s, void *user);
+
+struct store_scrub_stats {
+	uint64_t pages, bytes; /* as they were written */
+	uint64_t bad;          /* pages that are not */
+	uint64_t unreadable;   /* pages of which the read failed */
+	uint64_t unknown;      /* pages of segments whose table can not be read */
+	uint32_t segments_done, segments;
+	bool active;
+};
+
 /* ---- figures ------------------------------------------------------------------------------- */
+
+enum store_transfer { STORE_READ, STORE_WRITE, STORE_FLUSH, STORE_TRANSFERS };
+
+/* Transfers by how long they took: bucket i is of 2^i to 2^(i+1) ns, the last of all above. */
+#define STORE_LATENCY_BUCKETS 40u
 
 struct store_part_stats {
 	char path[STORE_PATH_MAX];
@@ -213,10 +255,14 @@ struct store_part_stats {
 	uint64_t read_bytes, written_bytes;
 	uint32_t reads_in_flight, writes_in_flight, queued;
 	int32_t failed; /* -errno that took it off; 0 */
+	bool left;      /* it was emptied, and is no part any more */
+	/* of what a drive sees: neighbours that go together are one */
+	uint64_t latency[STORE_TRANSFERS][STORE_LATENCY_BUCKETS];
 };
 
+/* No pointers: it is copied to where others read it. */
 struct store_stats {
-	const char *engine;
+	char engine[16];
 	uint64_t pages, pages_max, index_bytes;
 	uint64_t bytes, bytes_used;
 	uint64_t segment_bytes;
@@ -232,6 +278,7 @@ struct store_stats {
 	uint64_t recovered_lost; /* of tables that can not be read any more, and not scanned up */
 	uint64_t recovery_ns, index_ns; /* of the open: all of it, and the index alone */
 	uint32_t namespaces, parts;
+	struct store_scrub_stats check; /* under way, or the last */
 	bool reset; /* at open a part was taken for empty: no two superblocks agreed */
 	struct store_part_stats part[STORE_PARTS_MAX];
 };

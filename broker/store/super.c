@@ -319,7 +319,7 @@ void super_commit_start(struct store *s)
 	/* A part that is off hears of no bump: that is said, not hidden. */
 	for (uint32_t i = 0; i < s->parts; i++) {
 		if (s->part[i].failed && !s->part[i].commit.active) {
-			part_durable(s, -EIO);
+			part_durable(s, s->part[i].leave ? 0 : -EIO);
 			commit_end(&s->part[i]);
 		}
 	}

@@ -55,9 +55,15 @@ class Admin:
 
     def ask(self, *argv, flags=0):
         """(exit code, answer)"""
+        self.send(*argv, flags=flags)
+        return self.take()
+
+    def send(self, *argv, flags=0):
         text = b"".join(a.encode() + b"\0" for a in argv)
         self.s.send(struct.pack("=IHHII", MAGIC, CTL, 0, 24 + len(text), 0)
                     + struct.pack("=II", flags, len(argv)) + text)
+
+    def take(self):
         out = b""
         while True:
             data = self.s.recv(8192)

@@ -76,6 +76,11 @@ static const char *const words[] = {
 	"02000000000000000000000000000000",
 	"ff000000000000000000000000000000",
 	"0100000000000000000000000000000",
+	"tier",
+	"resize",
+	"detach",
+	"flush",
+	"check",
 };
 
 struct world {

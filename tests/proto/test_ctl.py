@@ -8,6 +8,7 @@ Usage: test_ctl.py KVBROKERD BROKER_CTL CTL_ENGINE. Speaks TAP."""
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import socket
@@ -380,7 +381,9 @@ def test_asks_on_a_terminal(b):
         os.write(master, answer)
         p = subprocess.run([BROKER_CTL, "-S", b.sock, "epoch", "bump", NS], stdin=slave, stderr=slave,
                            stdout=subprocess.PIPE, timeout=20)
-        shown = os.read(master, 4096).decode()
+        shown = ""
+        while "Go on?" not in shown and select.select([master], [], [], 10)[0]:  # it comes in pieces
+            shown += os.read(master, 4096).decode()
         os.close(master)
         os.close(slave)
         assert p.returncode == code and "would move" in shown and "Go on?" in shown, (p, shown)

@@ -35,6 +35,8 @@ const struct ctl_option ctl_options[OPT_N] = {
 	[OPT_BY] = { 0, "by", "WHAT", "order: hits, clients or idle (hits)" },
 	[OPT_COUNT] = { 0, "count", "N", "as many, 500 at most (20)" },
 	[OPT_FORCE] = { 0, "force", NULL, "disconnect the engines that have memory there" },
+	[OPT_LATENCY] = { 'l', "latency", NULL, "show how long transfers took, as a histogram" },
+	[OPT_WEAR] = { 'w', "wear", NULL, "show what was written, and what that makes in a year" },
 };
 
 static int option_by_letter(char letter)

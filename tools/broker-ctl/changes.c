@@ -18,29 +18,26 @@
 
 #define ARGV_MAX (CTL_ARGS_MAX + 8)
 
-/* Says in one sentence what `answer` did, or would do. */
-typedef void (*say_fn)(FILE *to, const cJSON *answer, bool plan);
-
 struct request {
 	const char *argv[ARGV_MAX];
 	unsigned argc;
 };
 
-static double number(const cJSON *answer, const char *key)
+double answer_number(const cJSON *answer, const char *key)
 {
 	const cJSON *value = cJSON_GetObjectItemCaseSensitive(answer, key);
 
 	return cJSON_IsNumber(value) ? value->valuedouble : 0;
 }
 
-static const char *string(const cJSON *answer, const char *key)
+const char *answer_string(const cJSON *answer, const char *key)
 {
 	const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, key));
 
 	return value ? value : "?";
 }
 
-static bool truth(const cJSON *answer, const char *key)
+bool answer_truth(const cJSON *answer, const char *key)
 {
 	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(answer, key));
 }
@@ -80,8 +77,8 @@ static int answer_print(struct ctl *ctl, cJSON *answer, int code, say_fn say)
 
 		return r ? r : code;
 	}
-	say(stdout, answer, truth(answer, "dry_run"));
-	(void)printf("%s\n", truth(answer, "dry_run") ? "  (dry run)" : "");
+	say(stdout, answer, answer_truth(answer, "dry_run"));
+	(void)printf("%s\n", answer_truth(answer, "dry_run") ? "  (dry run)" : "");
 	cJSON_Delete(answer);
 	return code;
 }
@@ -94,26 +91,32 @@ static bool ask(void)
 	return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
 }
 
-/* Shows the plan and asks. 0: go on. */
+/* Shows the plan and asks, unless nothing is lost by it. 0: go on. */
 static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
 {
+	bool harmless;
 	cJSON *plan;
 	int code, r;
 
 	if (ctl_has(ctl, OPT_YES))
 		return 0;
-	if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
-		return ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->command->words[0],
-				"add -y, or -n to see what would happen",
-				"this destroys something, and there is nobody to ask");
 	r = request_send(ctl, rq, true, &plan, &code);
 	if (r)
 		return r;
-	say(stderr, plan, true);
-	(void)fputc('\n', stderr);
+	harmless = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(plan, "destroys"));
+	if (!harmless && isatty(STDIN_FILENO) && isatty(STDERR_FILENO)) {
+		say(stderr, plan, true);
+		(void)fputc('\n', stderr);
+		r = ask() ? 0
+			  : ctl_fail(ctl, ADMIN_EXIT_FAILED, ctl->command->words[0], NULL,
+				     "not done");
+	} else if (!harmless) {
+		r = ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->command->words[0],
+			     "add -y, or -n to see what would happen",
+			     "this destroys something, and there is nobody to ask");
+	}
 	cJSON_Delete(plan);
-	return ask() ? 0
-		     : ctl_fail(ctl, ADMIN_EXIT_FAILED, ctl->command->words[0], NULL, "not done");
+	return r;
 }
 
 static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
@@ -129,7 +132,7 @@ static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
 	return r ? r : answer_print(ctl, answer, code, say);
 }
 
-static int change(struct ctl *ctl, say_fn say)
+int ctl_change(struct ctl *ctl, say_fn say)
 {
 	struct request rq;
 	int r = link_open(ctl);
@@ -147,47 +150,49 @@ static void say_kick(FILE *to, const cJSON *a, bool plan)
 	(void)fprintf(to,
 		      "%s client %.0f (%s, pid %.0f, tenant %s): it %s %.0f pages it was "
 		      "filling (%s) and %.0f leases",
-		      plan ? "would kick" : "kicked", number(a, "client"), string(a, "name"),
-		      number(a, "pid"), string(a, "tenant"), plan ? "would lose" : "loses",
-		      number(a, "pages_held"), core_size((uint64_t)number(a, "held_bytes")).text,
-		      number(a, "leases"));
+		      plan ? "would kick" : "kicked", answer_number(a, "client"),
+		      answer_string(a, "name"), answer_number(a, "pid"), answer_string(a, "tenant"),
+		      plan ? "would lose" : "loses", answer_number(a, "pages_held"),
+		      core_size((uint64_t)answer_number(a, "held_bytes")).text,
+		      answer_number(a, "leases"));
 }
 
 int ctl_client_kick(struct ctl *ctl)
 {
-	return change(ctl, say_kick);
+	return ctl_change(ctl, say_kick);
 }
 
 static void say_bump(FILE *to, const cJSON *a, bool plan)
 {
 	(void)fprintf(to, "%s %s %.0f -> %.0f: %.0f pages", plan ? "would move" : "moved",
-		      string(a, "ns"), number(a, "from"), number(a, "to"), number(a, "pages"));
+		      answer_string(a, "ns"), answer_number(a, "from"), answer_number(a, "to"),
+		      answer_number(a, "pages"));
 	if (!plan) {
 		(void)fprintf(to, " became unreachable");
 		return;
 	}
 	(void)fprintf(to, " (%s) become unreachable now",
-		      core_size((uint64_t)number(a, "bytes")).text);
-	if (number(a, "leased_pages") > 0)
+		      core_size((uint64_t)answer_number(a, "bytes")).text);
+	if (answer_number(a, "leased_pages") > 0)
 		(void)fprintf(to, ", of which %s held by %.0f clients until they release it",
-			      core_size((uint64_t)number(a, "leased_bytes")).text,
-			      number(a, "clients"));
+			      core_size((uint64_t)answer_number(a, "leased_bytes")).text,
+			      answer_number(a, "clients"));
 }
 
 int ctl_epoch_bump(struct ctl *ctl)
 {
-	return change(ctl, say_bump);
+	return ctl_change(ctl, say_bump);
 }
 
 static void say_delete(FILE *to, const cJSON *a, bool plan)
 {
-	const char *name = string(a, "tenant");
-	struct core_size_text size = core_size((uint64_t)number(a, "used_bytes"));
+	const char *name = answer_string(a, "tenant");
+	struct core_size_text size = core_size((uint64_t)answer_number(a, "used_bytes"));
 
 	if (plan)
 		(void)fprintf(to, "would delete tenant %s and take %s of memory back", name,
 			      size.text);
-	else if (truth(a, "deleted"))
+	else if (answer_truth(a, "deleted"))
 		(void)fprintf(to, "deleted tenant %s", name);
 	else
 		(void)fprintf(to,
@@ -198,7 +203,7 @@ static void say_delete(FILE *to, const cJSON *a, bool plan)
 
 int ctl_tenant_delete(struct ctl *ctl)
 {
-	return change(ctl, say_delete);
+	return ctl_change(ctl, say_delete);
 }
 
 /* ---- tenant set ---------------------------------------------------------------------------- */
@@ -216,19 +221,20 @@ static void say_set(FILE *to, const cJSON *a, bool plan)
 	const cJSON *budget;
 
 	(void)fprintf(to, "%s%s tenant %s (uid %.0f)", plan ? "would " : "",
-		      truth(a, "created") ? (plan ? "make" : "made")
-					  : (plan ? "change" : "changed"),
-		      string(a, "tenant"), number(a, "uid"));
+		      answer_truth(a, "created") ? (plan ? "make" : "made")
+						 : (plan ? "change" : "changed"),
+		      answer_string(a, "tenant"), answer_number(a, "uid"));
 	cJSON_ArrayForEach(budget, cJSON_GetObjectItemCaseSensitive(a, "budgets"))
 	{
-		(void)fprintf(to, "\n  %s:", string(budget, "device"));
+		(void)fprintf(to, "\n  %s:", answer_string(budget, "device"));
 		say_limit(to, "min", budget, "min_bytes");
 		say_limit(to, "high", budget, "high_bytes");
 		say_limit(to, "max", budget, "max_bytes");
-		(void)fprintf(to, " weight %.0f; used %s, %s of %s free", number(budget, "weight"),
-			      core_size((uint64_t)number(budget, "used_bytes")).text,
-			      core_size((uint64_t)number(budget, "free_bytes")).text,
-			      core_size((uint64_t)number(budget, "capacity_bytes")).text);
+		(void)fprintf(to, " weight %.0f; used %s, %s of %s free",
+			      answer_number(budget, "weight"),
+			      core_size((uint64_t)answer_number(budget, "used_bytes")).text,
+			      core_size((uint64_t)answer_number(budget, "free_bytes")).text,
+			      core_size((uint64_t)answer_number(budget, "capacity_bytes")).text);
 	}
 }
 
@@ -300,54 +306,56 @@ static void say_client(FILE *to, const cJSON *client, bool plan, bool force)
 	(void)fprintf(to,
 		      "\n  client %.0f (%s, pid %.0f, tenant %s) %s %.0f slabs mapped, fills %s, "
 		      "leases %.0f pages",
-		      number(client, "client"), string(client, "name"), number(client, "pid"),
-		      string(client, "tenant"),
-		      truth(client, "connected") ? "has" : "has left with", number(client, "slabs"),
-		      core_size((uint64_t)number(client, "held_bytes")).text,
-		      number(client, "leases"));
-	if (force && truth(client, "connected"))
+		      answer_number(client, "client"), answer_string(client, "name"),
+		      answer_number(client, "pid"), answer_string(client, "tenant"),
+		      answer_truth(client, "connected") ? "has" : "has left with",
+		      answer_number(client, "slabs"),
+		      core_size((uint64_t)answer_number(client, "held_bytes")).text,
+		      answer_number(client, "leases"));
+	if (force && answer_truth(client, "connected"))
 		(void)fprintf(to, plan ? "; it would be disconnected" : "; it is disconnected");
 }
 
 static void say_drain(FILE *to, const cJSON *a, bool plan)
 {
-	struct core_size_text granted = core_size((uint64_t)number(a, "granted_bytes"));
-	struct core_size_text cached = core_size((uint64_t)number(a, "cached_bytes"));
+	struct core_size_text granted = core_size((uint64_t)answer_number(a, "granted_bytes"));
+	struct core_size_text cached = core_size((uint64_t)answer_number(a, "cached_bytes"));
 	const cJSON *client;
 
-	if (truth(a, "drained")) {
-		(void)fprintf(to, "%s is drained", string(a, "device"));
+	if (answer_truth(a, "drained")) {
+		(void)fprintf(to, "%s is drained", answer_string(a, "device"));
 		return;
 	}
 	(void)fprintf(to, "%s %s: %s in slabs", plan ? "would drain" : "drains",
-		      string(a, "device"), granted.text);
-	if (number(a, "cached_bytes") > 0)
+		      answer_string(a, "device"), granted.text);
+	if (answer_number(a, "cached_bytes") > 0)
 		(void)fprintf(to, ", of which %s are cached and %s", cached.text,
-			      truth(a, "below") ? "go to the host tier as the deadline allows"
-						: "lost");
+			      answer_truth(a, "below")
+				      ? "go to the host tier as the deadline allows"
+				      : "lost");
 	cJSON_ArrayForEach(client, cJSON_GetObjectItemCaseSensitive(a, "clients"))
-		say_client(to, client, plan, truth(a, "force"));
+		say_client(to, client, plan, answer_truth(a, "force"));
 	if (!plan)
 		(void)fprintf(to, "\n  ask again in a moment whether it is over");
 }
 
 int ctl_gpu_drain(struct ctl *ctl)
 {
-	return change(ctl, say_drain);
+	return ctl_change(ctl, say_drain);
 }
 
 static void say_resume(FILE *to, const cJSON *a, bool plan)
 {
-	if (!truth(a, "resumed"))
-		(void)fprintf(to, "%s is not drained", string(a, "device"));
+	if (!answer_truth(a, "resumed"))
+		(void)fprintf(to, "%s is not drained", answer_string(a, "device"));
 	else
 		(void)fprintf(to, "%s %s", plan ? "would take up" : "takes up",
-			      string(a, "device"));
+			      answer_string(a, "device"));
 }
 
 int ctl_gpu_resume(struct ctl *ctl)
 {
-	return change(ctl, say_resume);
+	return ctl_change(ctl, say_resume);
 }
 
 /* ---- prefix -------------------------------------------------------------------------------- */
@@ -357,13 +365,13 @@ static void say_keys(FILE *to, const cJSON *a, bool plan, const char *what)
 	const cJSON *key;
 
 	(void)fprintf(to, "%s%s %.0f pages (%s) of %s", plan ? "would " : "", what,
-		      number(a, "pages"), core_size((uint64_t)number(a, "bytes")).text,
-		      string(a, "ns"));
+		      answer_number(a, "pages"),
+		      core_size((uint64_t)answer_number(a, "bytes")).text, answer_string(a, "ns"));
 	cJSON_ArrayForEach(key, cJSON_GetObjectItemCaseSensitive(a, "keys"))
 	{
-		if (!truth(key, "done"))
-			(void)fprintf(to, "\n  not %s: %s", string(key, "hash"),
-				      string(key, "why"));
+		if (!answer_truth(key, "done"))
+			(void)fprintf(to, "\n  not %s: %s", answer_string(key, "hash"),
+				      answer_string(key, "why"));
 	}
 }
 
@@ -384,17 +392,17 @@ static void say_evict(FILE *to, const cJSON *a, bool plan)
 
 int ctl_prefix_pin(struct ctl *ctl)
 {
-	return change(ctl, say_pin);
+	return ctl_change(ctl, say_pin);
 }
 
 int ctl_prefix_unpin(struct ctl *ctl)
 {
-	return change(ctl, say_unpin);
+	return ctl_change(ctl, say_unpin);
 }
 
 int ctl_prefix_evict(struct ctl *ctl)
 {
-	return change(ctl, say_evict);
+	return ctl_change(ctl, say_evict);
 }
 
 static void explain_print(const cJSON *answer)
@@ -402,11 +410,13 @@ static void explain_print(const cJSON *answer)
 	const cJSON *keys = cJSON_GetObjectItemCaseSensitive(answer, "keys");
 	const cJSON *reason;
 
-	(void)printf("matched %.0f/%.0f blocks in epoch %.0f of %s\n", number(answer, "matched"),
-		     number(answer, "asked"), number(answer, "epoch"), string(answer, "ns"));
+	(void)printf("matched %.0f/%.0f blocks in epoch %.0f of %s\n",
+		     answer_number(answer, "matched"), answer_number(answer, "asked"),
+		     answer_number(answer, "epoch"), answer_string(answer, "ns"));
 	cJSON_ArrayForEach(reason, cJSON_GetObjectItemCaseSensitive(answer, "reasons"))(void)
-		printf("miss at block %.0f (%s): %s\n", number(answer, "miss"),
-		       string(cJSON_GetArrayItem(keys, (int)number(answer, "miss")), "hash"),
+		printf("miss at block %.0f (%s): %s\n", answer_number(answer, "miss"),
+		       answer_string(cJSON_GetArrayItem(keys, (int)answer_number(answer, "miss")),
+				     "hash"),
 		       reason->valuestring);
 }
 
@@ -433,8 +443,9 @@ int ctl_prefix_query(struct ctl *ctl)
 	if (ctl->command->table) {
 		if (ctl->format == CTL_TEXT && !ctl_has(ctl, OPT_FIELDS))
 			(void)printf("matched %.0f/%.0f blocks in epoch %.0f of %s\n",
-				     number(answer, "matched"), number(answer, "asked"),
-				     number(answer, "epoch"), string(answer, "ns"));
+				     answer_number(answer, "matched"),
+				     answer_number(answer, "asked"), answer_number(answer, "epoch"),
+				     answer_string(answer, "ns"));
 		r = output_list(ctl, cJSON_DetachItemFromObjectCaseSensitive(answer, "keys"));
 	} else {
 		explain_print(answer);

@@ -11,6 +11,9 @@
  *               tells
  *   numa.c      what the machine and    table.c, format.c   output
  *               the segment tell
+ *               tells                      store.c    rows and figures of the store
+ *                                          store_changes.c   and what it is asked to do
+ *   table.c, format.c   output             sample.c, iostat.c   lines every so often
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -50,6 +53,8 @@ enum ctl_option_id {
 	OPT_BY,
 	OPT_COUNT,
 	OPT_FORCE,
+	OPT_LATENCY,
+	OPT_WEAR,
 	OPT_N,
 };
 #define OPT(id) (1u << (id))
@@ -142,7 +147,7 @@ int output_view(struct ctl *ctl, bool all, struct table_view *ret);
 
 /* listings.c, devices.c */
 extern const struct table table_clients, table_tenants, table_namespaces, table_spaces,
-	table_devices, table_tiers;
+	table_devices, table_tiers, table_iostat;
 extern const struct table table_stat, table_top, table_keys, table_policy;
 cJSON *listing_clients(const struct stats_segment *seg);
 cJSON *listing_tenants(const struct stats_segment *seg);
@@ -157,6 +162,28 @@ double listing_hit_ratio(uint64_t hits, uint64_t keys);      /* < 0: none asked 
 struct topology;
 cJSON *numa_json(const struct topology *t, const struct stats_segment *seg);
 void numa_say(FILE *to, const struct topology *t, const struct stats_segment *seg);
+/*
+ * sample.c: a line, or one every so often: the arguments of the command are [INTERVAL [COUNT]].
+ * line() is given the figures before (NULL: since the start), and finds those of now in ctl->seg;
+ * n counts lines. since_start: the first line is of all the time.
+ */
+typedef int (*sample_fn)(struct ctl *ctl, const struct stats_segment *from, uint64_t n);
+int ctl_sample(struct ctl *ctl, bool since_start, sample_fn line);
+
+/* store.c */
+void store_add_rows(const struct stats_segment *seg, cJSON *rows); /* of the tiers */
+cJSON *store_json(const struct stats_segment *seg);                /* null where there is none */
+void store_print_status(const struct stats_segment *seg);
+
+/*
+ * changes.c: what is asked of the daemon. A command that destroys shows its plan first and asks.
+ * say() tells in one sentence what `answer` did, or would do.
+ */
+typedef void (*say_fn)(FILE *to, const cJSON *answer, bool plan);
+int ctl_change(struct ctl *ctl, say_fn say);
+double answer_number(const cJSON *answer, const char *key);
+const char *answer_string(const cJSON *answer, const char *key);
+bool answer_truth(const cJSON *answer, const char *key);
 
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);
@@ -173,6 +200,11 @@ int ctl_tenant_delete(struct ctl *ctl);
 int ctl_epoch_bump(struct ctl *ctl);
 int ctl_gpu_drain(struct ctl *ctl);
 int ctl_gpu_resume(struct ctl *ctl);
+int ctl_tier_iostat(struct ctl *ctl); /* iostat.c */
+int ctl_tier_resize(struct ctl *ctl); /* store_changes.c */
+int ctl_tier_detach(struct ctl *ctl);
+int ctl_tier_flush(struct ctl *ctl);
+int ctl_tier_check(struct ctl *ctl);
 int ctl_prefix_query(struct ctl *ctl);
 int ctl_prefix_pin(struct ctl *ctl);
 int ctl_prefix_unpin(struct ctl *ctl);

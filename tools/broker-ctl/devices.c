@@ -247,19 +247,22 @@ static cJSON *tier_thp(const struct stats_segment *seg, const void *record)
 }
 
 static const struct column tier_columns[] = {
-	{ "tier", "TIER", COLUMN_TEXT, false, "device; host: memory next to devices",
+	{ "tier", "TIER", COLUMN_TEXT, false,
+	  "device; host: memory next to devices; store: files and drives; part: one of those",
 	  CALL(tier_name) },
-	{ "device", "DEVICE", COLUMN_TEXT, false, "the device, or the arena of a node",
-	  TEXT(stats_device, name) },
+	{ "device", "DEVICE", COLUMN_TEXT, false,
+	  "the device, the arena of a node, the path of a part", TEXT(stats_device, name) },
 	{ "numa", "NUMA", COLUMN_COUNT, false, "node it is on, or near", CALL(device_node) },
 	{ "below", "BELOW", COLUMN_TEXT, true, "arena that its pages go to", CALL(tier_below) },
 	{ "capacity_bytes", "CAP", COLUMN_BYTES, false, "given to the daemon",
 	  U64(stats_device, capacity_bytes) },
-	{ "granted_bytes", "GRANTED", COLUMN_BYTES, false, "in slabs of spaces",
+	{ "granted_bytes", "GRANTED", COLUMN_BYTES, false,
+	  "in slabs of spaces; in segments of the store that have pages",
 	  U64(stats_device, granted_bytes) },
 	{ "cached_bytes", "CACHED", COLUMN_BYTES, false, "of granted: sealed pages",
 	  U64(stats_device, sealed_bytes) },
-	{ "pages", "PAGES", COLUMN_COUNT, false, "in the slabs", U64(stats_device, pages) },
+	{ "pages", "PAGES", COLUMN_COUNT, false, "in the slabs, or in the store",
+	  U64(stats_device, pages) },
 	{ "pages_free", "FREE", COLUMN_COUNT, false, "of those, free",
 	  U64(stats_device, pages_free) },
 	{ "ripe", "RIPE", COLUMN_COUNT, false, "pages next to go", U32(stats_device, ripe) },
@@ -289,19 +292,33 @@ static const struct column tier_columns[] = {
 	  CALL(tier_hugetlb) },
 	{ "thp_bytes", "THP", COLUMN_BYTES, true, "of that, on transparent huge pages",
 	  CALL(tier_thp) },
+	{ "wanted_bytes", "WANTED", COLUMN_BYTES, true, "of a part: what it shrinks to", ROW },
+	{ "segments", "SEGMENTS", COLUMN_COUNT, true, "of the store", ROW },
+	{ "segments_free", "SEG.FREE", COLUMN_COUNT, true, "of those, empty", ROW },
+	{ "segments_bad", "SEG.BAD", COLUMN_COUNT, true, "of those, given up: they failed", ROW },
+	{ "read_bytes", "READ", COLUMN_BYTES, true, "read from the drive since start", ROW },
+	{ "written_bytes", "WRITTEN", COLUMN_BYTES, true, "written to the drive since start", ROW },
 	{ "ready", "READY", COLUMN_BOOL, false,
-	  "pages can go to the tier below and come back; the arena is filled", CALL(tier_ready) },
+	  "pages can go to the tier below and come back; the arena is filled; the part works",
+	  CALL(tier_ready) },
 	{ "why", "WHY", COLUMN_TEXT, true, "it is not ready", CALL(tier_why) },
 };
 const struct table table_tiers = TABLE("tiers", "tier", tier_columns);
 
+/* Whatever a tier is, its row has every field. */
 cJSON *listing_tiers(const struct stats_segment *seg)
 {
-	cJSON *rows = cJSON_CreateArray();
+	cJSON *rows = cJSON_CreateArray(), *ret = cJSON_CreateArray();
+	struct table_view all;
+	const cJSON *row;
 
 	for (uint32_t i = 0; i < seg->devices_n; i++) {
 		if (seg->device[i].name[0])
 			cJSON_AddItemToArray(rows, table_row(&table_tiers, seg, &seg->device[i]));
 	}
-	return rows;
+	store_add_rows(seg, rows);
+	(void)table_select(&table_tiers, NULL, true, &all, NULL);
+	cJSON_ArrayForEach(row, rows) cJSON_AddItemToArray(ret, table_project(&all, row));
+	cJSON_Delete(rows);
+	return ret;
 }

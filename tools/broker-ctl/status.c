@@ -4,16 +4,15 @@
  * The daemon as a whole: status, health, stat, version.
  */
 
-#include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "broker/core/core.h"
 #include "tools/broker-ctl/ctl.h"
 #include "tools/broker-ctl/format.h"
+
+#define HEADINGS_LINES 20u
 
 static const char *const state_name[] = { "starting", "ready", "draining", "stopped" };
 static const char *const state_colour[] = { "\033[33m", "\033[32m", "\033[33m", "\033[31m" };
@@ -118,6 +117,7 @@ static cJSON *status_json(const struct stats_segment *seg)
 	cJSON_AddNumberToObject(o, "log_lines_dropped", (double)seg->log_dropped);
 	cJSON_AddItemToObject(o, "devices", listing_devices(seg));
 	cJSON_AddItemToObject(o, "tiers", listing_tiers(seg));
+	cJSON_AddItemToObject(o, "store", store_json(seg));
 	return o;
 }
 
@@ -165,6 +165,7 @@ int ctl_status(struct ctl *ctl)
 		     seg->pages_max, seg->leases_used, seg->leases_max,
 		     (unsigned long long)seg->n.lookups, hit < 0 ? "-" : format_ratio(hit).text);
 	print_tiers(seg);
+	store_print_status(seg);
 	if (seg->reaping || seg->draining)
 		(void)printf("taking back: %u ended clients, %u slabs\n", seg->reaping,
 			     seg->draining);
@@ -285,6 +286,8 @@ static cJSON *stat_row(const struct stats_segment *from, const struct stats_segm
 	RATE("seal_pages_per_s", seals);
 	RATE("release_pages_per_s", releases);
 	RATE("evict_pages_per_s", evictions);
+	RATE("store_pages_per_s", stored);
+	RATE("fetch_pages_per_s", fetched);
 	RATE("grants_per_s", grants);
 	RATE("revocations_per_s", revocations);
 #undef RATE
@@ -320,65 +323,20 @@ static int stat_print(struct ctl *ctl, const struct table_view *view, cJSON *row
 	return 0;
 }
 
-static void sleep_s(double s)
+static int stat_line(struct ctl *ctl, const struct stats_segment *from, uint64_t n)
 {
-	struct timespec ts = { .tv_sec = (time_t)s, .tv_nsec = (long)(fmod(s, 1) * 1e9) };
+	struct table_view view;
+	int r = output_view(ctl, output_is_json(ctl), &view);
 
-	while (nanosleep(&ts, &ts) < 0 && errno == EINTR)
-		;
-}
-
-/* Each sample is a connection of its own: its HELLO makes the daemon publish. */
-static int stat_every(struct ctl *ctl, const struct table_view *view, double interval_s,
-		      uint64_t count)
-{
-	struct stats_segment *from = malloc(sizeof(*from));
-	int r = from ? 0 : ctl_fail(ctl, ADMIN_EXIT_FAILED, "stat", NULL, "out of memory");
-
-	for (uint64_t i = 0; r == 0 && (count == 0 || i < count); i++) {
-		*from = *ctl->seg;
-		sleep_s(interval_s);
-		r = link_open(ctl);
-		link_close(ctl);
-		if (r == 0)
-			r = stat_print(ctl, view, stat_row(from, ctl->seg), i % 20 == 0);
-		if (!output_flush(ctl))
-			break;
-	}
-	free(from);
-	return r;
+	return r ? r : stat_print(ctl, &view, stat_row(from, ctl->seg), n % HEADINGS_LINES == 0);
 }
 
 int ctl_stat(struct ctl *ctl)
 {
 	struct table_view view;
-	double interval_s = 0;
-	uint64_t count = 0;
-	char *end = NULL;
 	int r = output_view(ctl, output_is_json(ctl), &view);
 
-	if (r)
-		return r;
-	if (ctl->nargs > 0) {
-		interval_s = strtod(ctl->args[0], &end);
-		if (!isdigit((unsigned char)ctl->args[0][0]) || *end || !(interval_s >= 0.1) ||
-		    interval_s > 86400)
-			return ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->args[0], NULL,
-					"the interval is 0.1 to 86400 seconds");
-	}
-	if (ctl->nargs > 1) {
-		count = strtoull(ctl->args[1], &end, 10);
-		if (!isdigit((unsigned char)ctl->args[1][0]) || *end || count == 0)
-			return ctl_fail(ctl, ADMIN_EXIT_USAGE, ctl->args[1], NULL,
-					"the count is a number from 1");
-	}
-	r = link_open(ctl);
-	link_close(ctl);
-	if (r)
-		return r;
-	if (ctl->nargs > 0)
-		return stat_every(ctl, &view, interval_s, count);
-	return stat_print(ctl, &view, stat_row(NULL, ctl->seg), true);
+	return r ? r : ctl_sample(ctl, false, stat_line);
 }
 
 /* ---- version ------------------------------------------------------------------------------- */

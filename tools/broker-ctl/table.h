@@ -39,7 +39,7 @@ struct column {
 	cJSON *(*call)(const struct stats_segment *seg, const void *record); /* NULL: no value */
 };
 
-#define TABLE_COLUMNS_MAX 32u
+#define TABLE_COLUMNS_MAX 40u
 
 struct table {
 	const char *name; /* key of the list in JSON */
