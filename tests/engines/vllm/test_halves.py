@@ -314,6 +314,30 @@ def pressure(daemon):
     return "%d of %d blocks found" % (found, asked)
 
 
+@case("found pages of a request of high priority outlive others, those of low priority go first", size="8M", args=())
+def priority(daemon):
+    a = Engine(daemon)
+
+    def survives(n, **params):
+        tokens = [n] * (10 * SIZE + 1)
+        a.run(Request(tokens), shuffled(11))
+        equal(a.run(Request(tokens, kv_transfer_params=params or None), shuffled(11)), 10 * SIZE)
+        for i in range(13):
+            a.run(Request([1000 * n + i] * (50 * SIZE)), shuffled(50))
+        return a.run(Request(tokens), shuffled(11)) // SIZE
+
+    survives(1) # until memory is full
+    equal([survives(2), survives(3, kvbroker_priority="high"), survives(4)], [0, 10, 0])
+    equal(survives(5, kvbroker_priority="unheard of"), 0)
+    tokens, other = [7] * (10 * SIZE + 1), [8] * (10 * SIZE + 1)
+    for t, params in ((other, None), (tokens, {"kvbroker_priority": "low"})):
+        a.run(Request(t), shuffled(11))
+        a.run(Request(t, kv_transfer_params=params), shuffled(11))
+    a.run(Request([9] * (15 * SIZE)), shuffled(15))
+    equal([a.run(Request(t), shuffled(11)) // SIZE for t in (tokens, other)], [0, 10])
+    a.close()
+
+
 @case("the broker's end is a miss and a load that fails; a new one is found")
 def gone(daemon):
     a = Engine(daemon)

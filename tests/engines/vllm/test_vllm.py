@@ -35,23 +35,28 @@ START_S = 300
 ANSWER_S = 120
 BLOCK = 128  # tokens, vLLM's default on CPUs
 CONNECTOR = {"kv_connector": "KVBrokerConnector", "kv_role": "kv_both", "kv_connector_module_path": "kvbroker.vllm"}
+EXAMPLE = os.path.join(HERE, "..", "..", "..", "docs", "examples", "vllm_integration.py")
+FIGURES = ("cache_hits", "cache_misses", "important_prompts")
 TENANTS = ("--tenant", "default,uid=%d" % os.getuid())
+
+
+def environment(model, sock):
+    env = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
+               XDG_CACHE_HOME=os.path.join(os.path.dirname(model), "cache"))
+    env.pop("KVBROKER_SOCKET", None)
+    return dict(env, KVBROKER_SOCKET=sock) if sock else env
 
 
 class Engine:
     """engine.py in a process group of its own."""
 
     def __init__(self, model, sock=None, connector=CONNECTOR, **llm):
-        env = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
-                   XDG_CACHE_HOME=os.path.join(os.path.dirname(model), "cache"))
-        env.pop("KVBROKER_SOCKET", None)
-        if sock:
-            env["KVBROKER_SOCKET"] = sock
         self.log = tempfile.TemporaryFile("w+")
         self.proc = subprocess.Popen(
             [sys.executable, os.path.join(HERE, "engine.py"), model, "--connector",
              json.dumps(connector if sock else {}), "--llm", json.dumps({"dtype": "float32", **llm})],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env=environment(model, sock),
             start_new_session=True)
         self.version = self._answer(START_S)["ready"]
 
@@ -312,6 +317,24 @@ def reset(state):
     assert engine.ask(prompts=[first], max_tokens=1)["cached"][0] > 0
     assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
     assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
+
+
+@case("the example of a program: what it asks twice it finds, and its second run finds all")
+def program(state):
+    if state.engine:
+        state.engine.kill()
+        state.engine = None
+    hits = []
+    for _ in range(2):
+        run = subprocess.run([sys.executable, EXAMPLE, state.model], env=environment(state.model, state.daemon.sock),
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=START_S, check=False)
+        assert run.returncode == 0, run.stdout[-3000:]
+        figures = dict(line.split() for line in run.stdout.splitlines() if line.startswith(FIGURES))
+        hits.append((int(float(figures["cache_hits"])), int(float(figures["cache_misses"])),
+                     int(figures["important_prompts"])))
+    (hits1, misses1, important), (hits2, misses2, _) = hits
+    assert hits1 > 0 and misses1 > 0 and important > 0 and misses2 == 0, hits
+    return "%d of %d blocks found, then %d of %d" % (hits1, hits1 + misses1, hits2, hits2 + misses2)
 
 
 @case("engine kill -9, again and again: nothing is held, and the cache is whole")

@@ -18,18 +18,23 @@ KVBROKER_SOCKET says where the broker is.
     figures.py    counters of both
     stats.py      those counters, as vLLM logs and exports them
     compat.py     where releases of vLLM differ
+    integration.py an engine on the broker as one object, for programs
 
 Nothing here needs torch but connector.py, tensors.py and stats.py, which only an engine imports.
 """
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["KVBrokerConnector"]
+_WHERE = {
+    "EnhancedVLLMIntegration": "integration",
+    "KVBrokerConnector": "connector",
+    "VLLMIntegration": "integration",
+}
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "KVBrokerConnector":
-        from .connector import KVBrokerConnector
-
-        return KVBrokerConnector
+    if name in _WHERE:
+        return getattr(import_module("." + _WHERE[name], __name__), name)
     raise AttributeError("kvbroker.vllm has no %r" % name)

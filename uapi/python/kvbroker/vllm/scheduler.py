@@ -7,7 +7,8 @@ one ring call finds them when it is scheduled, and that answer is kept until the
 A REQUEST. arrived(): its keys. match(): the leading run that the broker has, leased. allocated():
 what of it is loaded; its leases live until the workers report that load done. step(): blocks that
 are complete after the step, and not in the broker as far as is known, are given to the workers to
-store. finished(): what was complete and not yet given.
+store. finished(): what was complete and not yet given. What was found for a request whose kv_transfer_params have
+"kvbroker_priority": "high" (or "low") is given back with a hint that it be kept longest (or go first).
 
 A BLOCK THAT IS BEING STORED is read after its request may have lost it: freed, preempted, reset.
 Nothing is held for that. A step that writes such a block again says so, and the workers finish the
@@ -30,7 +31,7 @@ import os
 from hashlib import blake2b
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from kvbroker import KvbError, chain_hashes
+from kvbroker import PRIORITY_HIGH, PRIORITY_LOW, KvbError, chain_hashes
 
 from . import identity
 from .link import Link, Session
@@ -41,12 +42,13 @@ from .wire import Load, Report, Step, Store
 log = logging.getLogger("vllm.kvbroker")
 
 HASH_BYTES = 16
+PRIORITIES = {"high": PRIORITY_HIGH, "low": PRIORITY_LOW}
 CALL_TIMEOUT_S = 1.0  # longer than any honest answer, short for a broker that hangs
 
 
 class _Request:
     __slots__ = ("request", "usable", "loadable", "keys", "hashed", "extra", "epoch", "run", "below",
-                 "beside", "leases", "session", "local", "given")
+                 "beside", "leases", "session", "local", "given", "priority")
 
     def __init__(self, request: Any) -> None:
         self.request = request
@@ -63,6 +65,8 @@ class _Request:
         self.session: Optional[Session] = None
         self.local = 0       # blocks at the start that the engine itself has
         self.given = 0       # blocks at the start that are stored, or given to be
+        wanted = getattr(request, "kv_transfer_params", None) or {}
+        self.priority = PRIORITIES.get(wanted.get("kvbroker_priority"))
 
 
 class SchedulerHalf:
@@ -75,7 +79,7 @@ class SchedulerHalf:
         self._adapters: Dict[str, Optional[str]] = {}
         self._serial = 0
         self._loads: List[Load] = []
-        self._leases: Dict[int, Tuple[Session, Any]] = {}
+        self._leases: Dict[int, Tuple[Session, Any, Optional[int]]] = {}
         self._tails: List[Store] = []       # of requests that have finished since the last step
         self._storing: Dict[int, int] = {}  # block: the last store of it that is not reported
         self._reports: Dict[int, int] = {}
@@ -176,7 +180,7 @@ class SchedulerHalf:
         s.epoch = ns.latest
         self.figures.add(lookups=1, asked_blocks=blocks, found_blocks=s.run)
 
-    def _give_back(self, session: Optional[Session], leases: Any) -> None:
+    def _give_back(self, session: Optional[Session], leases: Any, priority: Optional[int] = None) -> None:
         """Leases, the head of the chain last: it is kept longest."""
         if session is None or leases is None or not len(leases):
             return
@@ -184,6 +188,8 @@ class SchedulerHalf:
             if self._link.session is not session:
                 return
             try:
+                if priority is not None:
+                    session.space.hint(leases, priority)
                 session.space.release(leases[::-1])
             except KvbError as error:
                 self._link.broken(session, error)
@@ -198,7 +204,7 @@ class SchedulerHalf:
         session, leases, run = s.session, s.leases, s.run
         s.leases, s.run = None, -1
         if tokens == 0:
-            self._give_back(session, leases)
+            self._give_back(session, leases, s.priority)
             s.given = max(s.given, run)
             return
         end = s.local + (tokens + size - 1) // size
@@ -207,7 +213,7 @@ class SchedulerHalf:
                     s.keys[s.local * HASH_BYTES:end * HASH_BYTES], list(blocks[s.local:end]),
                     wait=not s.beside)
         self._loads.append(load)
-        self._leases[load.serial] = (session, leases)
+        self._leases[load.serial] = (session, leases, s.priority)
         self._reports[load.serial] = 0
         s.given = max(s.given, end)
 
@@ -265,7 +271,7 @@ class SchedulerHalf:
 
     def reported(self, report: Report) -> None:
         for serial in self._over(report.loaded):
-            self._give_back(*self._leases.pop(serial, (None, None)))
+            self._give_back(*self._leases.pop(serial, (None, None, None)))
         over = set(self._over(report.stored))
         if over:
             self._storing = {block: serial for block, serial in self._storing.items() if serial not in over}
