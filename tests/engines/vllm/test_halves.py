@@ -20,8 +20,10 @@ import torch  # noqa: E402
 from broker import wait_until  # noqa: E402
 from harness import case, equal, main, raises  # noqa: E402
 from kvbroker.vllm import identity, settings, tensors  # noqa: E402
+from kvbroker.vllm.events import Ledger, Removed, Stored  # noqa: E402
 from kvbroker.vllm.scheduler import SchedulerHalf  # noqa: E402
 from kvbroker.vllm.settings import Settings  # noqa: E402
+from kvbroker.vllm.wire import Report  # noqa: E402
 from kvbroker.vllm.worker import WorkerHalf  # noqa: E402
 
 SIZE, LAYERS, LAYER_BYTES, BLOCKS = 4, 3, 4096, 64
@@ -43,14 +45,20 @@ class Request:
     def num_tokens(self):
         return len(self.all_token_ids)
 
+    @property
+    def block_hashes(self):
+        """What vLLM calls its blocks, which is not what they are called in the broker."""
+        keys = kvbroker.chain_hashes(self.all_token_ids, SIZE)
+        return [b"vllm" + keys[i:i + 16] for i in range(0, len(keys), 16)]
+
 
 class Engine:
     """Both halves, KV memory, and a model that computes what only tokens decide."""
 
-    def __init__(self, daemon, ranks=1, digest=DIGEST, async_bytes=1 << 40):
+    def __init__(self, daemon, ranks=1, digest=DIGEST, async_bytes=1 << 40, ledger=None):
         self.settings = Settings(daemon.sock, None, "host:0", None, async_bytes, SIZE, LAYERS * LAYER_BYTES, BLOCKS,
                                  ranks, ranks if ranks > 1 else 0)
-        self.scheduler = SchedulerHalf(self.settings, digest)
+        self.scheduler = SchedulerHalf(self.settings, digest, ledger)
         self.workers, self.kv = [], []
         for rank in range(ranks):
             kv = [np.zeros((BLOCKS, LAYER_BYTES), np.uint8) for _ in range(LAYERS)]
@@ -336,6 +344,65 @@ def priority(daemon):
     a.run(Request([9] * (15 * SIZE)), shuffled(15))
     equal([a.run(Request(t), shuffled(11)) // SIZE for t in (tokens, other)], [0, 10])
     a.close()
+
+
+def told(engine):
+    """Events as (first, upto) and, of what was removed, vLLM's hashes."""
+    return [(e.first, e.upto) if isinstance(e, Stored) else e.hashes for e in engine.scheduler.take_events()]
+
+
+@case("events: what is stored, found and missed is told once, by vLLM's hashes", size="8M", args=())
+def events(daemon):
+    a, b = Engine(daemon, ledger=Ledger()), Engine(daemon, ledger=Ledger())
+    first, longer = Request(range(6 * SIZE + 1)), Request(range(9 * SIZE + 1))
+    a.run(first, shuffled(7))
+    equal((told(a), told(a)), ([(0, 6)], []))
+    b.run(longer, shuffled(10))
+    equal(told(b), [(0, 6), (6, 9)])
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal(told(a), [(6, 9)])
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal(told(a), [])
+    for i in range(16): # more than there is room for
+        b.run(Request([100 + i] * (50 * SIZE)), shuffled(50))
+    told(b)
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal(told(a), [longer.block_hashes, (0, 9)])
+    assert a.scheduler.reset()
+    equal([set(h) for h in told(a)], [set(longer.block_hashes)])
+    a.run(first, shuffled(7))
+    equal(told(a), [(0, 6)])
+    daemon.proc.kill()
+    daemon.proc.wait()
+    wait_until(lambda: a.scheduler._link.session is None, "the broker's end is not seen")
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal([set(h) for h in told(a)], [set(first.block_hashes)])
+    a.close()
+    b.close()
+
+
+@case("events: a block is told when all workers have it, and no more than are remembered")
+def events_of_ranks(daemon):
+    a = Engine(daemon, ranks=2, ledger=Ledger())
+    request, blocks = Request(range(4 * SIZE + 1)), shuffled(5)
+    a.scheduler.arrived(request)
+    a.scheduler.match(request, 0)
+    a.compute(request, blocks, 0, 4)
+    step = a.scheduler.step({request.request_id: request.num_tokens}, lambda name: blocks)
+    a.workers[0].end(step)
+    a.scheduler.reported(wait_until(a.workers[0].take_report, "no report"))
+    equal(told(a), [])
+    a.workers[1].end(step)
+    a.scheduler.reported(wait_until(a.workers[1].take_report, "no report"))
+    equal(told(a), [(0, 4)])
+    equal(Report(stored={1: 1}, there={1: 3}).add(Report(stored={1: 1}, there={1: 2})).there, {1: 2})
+    a.close()
+    ledger = Ledger(most=4)
+    ledger.storing(1, request, kvbroker.chain_hashes(request.all_token_ids, SIZE), 0)
+    ledger.stored(1, 3)
+    other = Request(range(50, 50 + 3 * SIZE))
+    ledger.there(other, kvbroker.chain_hashes(other.all_token_ids, SIZE), 0)
+    equal(ledger.take(), [Stored(request, 0, 3), Stored(other, 0, 3), Removed(request.block_hashes[:2])])
 
 
 @case("the broker's end is a miss and a load that fails; a new one is found")

@@ -319,6 +319,51 @@ def reset(state):
     assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
 
 
+class Events:
+    """KV events of an engine, as a router hears them."""
+
+    def __init__(self, where):
+        import msgspec
+        import zmq
+        from vllm.distributed.kv_events import KVEventBatch
+
+        self.endpoint = "ipc://" + where
+        self.config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": self.endpoint}
+        self._events = []
+        self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
+        self._socket = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.setsockopt_string(zmq.SUBSCRIBE, "")
+        self._socket.connect(self.endpoint)
+
+    def heard(self, kind, medium, until=lambda hashes: True):
+        """Hashes in events of a kind and medium from the start, in order, until so much was heard."""
+        while True:
+            hashes = [h for e in self._events if type(e).__name__ == kind and e.medium == medium
+                      for h in e.block_hashes]
+            if hashes and until(hashes):
+                return hashes
+            assert self._socket.poll(20000), "no more events; heard %s" % self._events
+            self._events += self._decoder.decode(self._socket.recv_multipart()[-1]).events
+
+
+@case("KV events: what the broker has is told by the hashes that vLLM tells of its own memory")
+def events(state):
+    events = Events(os.path.join(state.dir, "events"))
+    first, _ = conversations(seed=12)[0]
+    engine = state.new_engine(kv_events_config=events.config)
+    blocks = len(first) // BLOCK
+    engine.ask(prompts=[first], max_tokens=1)
+    own = events.heard("BlockStored", "GPU", lambda h: len(h) >= blocks)
+    # What was stored is told in the step after.
+    engine.ask(prompts=[[5, 6, 7]], max_tokens=8)
+    stored = events.heard("BlockStored", "CPU", lambda h: len(h) >= blocks)
+    assert stored == own[:blocks], (stored, own)
+    assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
+    engine.ask(prompts=[[5, 6, 7]], max_tokens=2)
+    assert set(events.heard("BlockRemoved", "CPU", lambda h: len(h) >= blocks)) == set(stored)
+    return "%d blocks" % blocks
+
+
 @case("the example of a program: what it asks twice it finds, and its second run finds all")
 def program(state):
     if state.engine:

@@ -16,6 +16,7 @@ KVBROKER_SOCKET says where the broker is.
     identity.py   the namespace: all that the cached bytes depend on
     tensors.py    KV tensors as rows of bytes, a block each
     figures.py    counters of both
+    events.py     what the broker has, as vLLM's KV events
     stats.py      those counters, as vLLM logs and exports them
     compat.py     where releases of vLLM differ
     integration.py an engine on the broker as one object, for programs

@@ -7,13 +7,13 @@ worker.py. Layer by layer there is nothing to do: blocks are loaded before the m
 when they are complete.
 """
 
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (KVConnectorBase_V1, KVConnectorMetadata,
                                                                KVConnectorRole,
                                                                KVConnectorWorkerMetadata, SupportsHMA)
 
-from . import compat, settings, stats
+from . import compat, events, settings, stats
 from .identity import namespace_digest
 from .scheduler import SchedulerHalf
 from .tensors import all_rows
@@ -50,7 +50,10 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
             compat.recompute_failed_loads(vllm_config)
             digest = namespace_digest(vllm_config, kv_cache_config, self._settings.weights_id,
                                       compat.VERSION, compat.device_type())
-            self._scheduler = SchedulerHalf(self._settings, digest)
+            told = vllm_config.kv_events_config
+            self._kind = compat.spec_kind(kv_cache_config.kv_cache_groups[0].kv_cache_spec)
+            self._scheduler = SchedulerHalf(self._settings, digest,
+                                            events.Ledger() if told and told.enable_kv_cache_events else None)
         else:
             self._worker = WorkerHalf(self._settings, compat.worker_rank(vllm_config))
 
@@ -135,6 +138,11 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
     def request_finished_all_groups(self, request: Any, block_ids: Tuple[List[int], ...]
                                     ) -> Tuple[bool, Optional[Dict[str, Any]]]:
         return self.request_finished(request, list(block_ids[0]))
+
+    def take_events(self) -> Iterable[Any]:
+        assert self._scheduler is not None
+        return [events.to_vllm(event, self._settings.block_tokens, self._kind)
+                for event in self._scheduler.take_events()]
 
     def reset_cache(self) -> Optional[bool]:
         assert self._scheduler is not None

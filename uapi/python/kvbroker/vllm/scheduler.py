@@ -34,6 +34,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from kvbroker import PRIORITY_HIGH, PRIORITY_LOW, KvbError, chain_hashes
 
 from . import identity
+from .events import Ledger
 from .link import Link, Session
 from .settings import Settings
 from .figures import Figures
@@ -70,10 +71,14 @@ class _Request:
 
 
 class SchedulerHalf:
-    def __init__(self, settings: Settings, digest: bytes) -> None:
+    def __init__(self, settings: Settings, digest: bytes, ledger: Optional[Ledger] = None) -> None:
+        """ledger: told what the broker has, when somebody wants to know."""
         self.settings = settings
         self.figures = Figures()
         self._digest = digest
+        self._ledger = ledger
+        self._told_of: Optional[Session] = None # what the ledger holds was true of
+        self._there: Dict[int, int] = {}
         self._link = Link(settings, "scheduler", 0, CALL_TIMEOUT_S)
         self._requests: Dict[str, _Request] = {}
         self._adapters: Dict[str, Optional[str]] = {}
@@ -164,6 +169,7 @@ class SchedulerHalf:
         self._hash(s, blocks)
         with self._link.lock:
             session = self._link.session
+            self._tell_session(session)
             if session is None:
                 return
             try:
@@ -179,6 +185,15 @@ class SchedulerHalf:
         s.leases = run[:device]
         s.epoch = ns.latest
         self.figures.add(lookups=1, asked_blocks=blocks, found_blocks=s.run)
+        if self._ledger:
+            self._ledger.there(s.request, s.keys[:s.run * HASH_BYTES], 0)
+            self._ledger.gone(s.keys[s.run * HASH_BYTES:blocks * HASH_BYTES])
+
+    def _tell_session(self, session: Optional[Session]) -> None:
+        """What was true of one broker is not known of the next."""
+        if self._ledger and session is not self._told_of:
+            self._ledger.clear()
+            self._told_of = session
 
     def _give_back(self, session: Optional[Session], leases: Any, priority: Optional[int] = None) -> None:
         """Leases, the head of the chain last: it is kept longest."""
@@ -227,6 +242,8 @@ class SchedulerHalf:
         self._serial += 1
         to.append(Store(self._serial, self._digest, s.epoch, s.keys[s.given * HASH_BYTES:upto * HASH_BYTES],
                         s.given, list(blocks[s.given:upto])))
+        if self._ledger:
+            self._ledger.storing(self._serial, s.request, to[-1].keys, s.given)
         s.given = upto
 
     def step(self, scheduled: Dict[str, int], block_ids: Callable[[str], List[int]]) -> Step:
@@ -247,7 +264,11 @@ class SchedulerHalf:
                 written.update(block_ids(name)[r.num_computed_tokens // size:
                                                -(-(r.num_computed_tokens + tokens) // size)])
         first = sorted({self._storing[b] for b in written if b in self._storing})
-        stores += [store for store in self._tails if written.isdisjoint(store.blocks)]
+        for store in self._tails:
+            if written.isdisjoint(store.blocks):
+                stores.append(store)
+            elif self._ledger:
+                self._ledger.stored(store.serial, 0)
         for store in stores:
             self._reports[store.serial] = 0
             self._storing.update(dict.fromkeys(store.blocks, store.serial))
@@ -272,7 +293,13 @@ class SchedulerHalf:
     def reported(self, report: Report) -> None:
         for serial in self._over(report.loaded):
             self._give_back(*self._leases.pop(serial, (None, None, None)))
+        for serial, blocks in report.there.items():
+            self._there[serial] = min(blocks, self._there.get(serial, blocks))
         over = set(self._over(report.stored))
+        for serial in over:
+            blocks = self._there.pop(serial, 0)
+            if self._ledger:
+                self._ledger.stored(serial, blocks)
         if over:
             self._storing = {block: serial for block, serial in self._storing.items() if serial not in over}
         if not report.failed:
@@ -299,6 +326,9 @@ class SchedulerHalf:
     def take_figures(self) -> Any:
         return self.figures.take()
 
+    def take_events(self) -> Any:
+        return self._ledger.take() if self._ledger else ()
+
     # ---- resets --------------------------------------------------------------------------------
 
     def reset(self) -> bool:
@@ -310,6 +340,8 @@ class SchedulerHalf:
         if not self._private or not self._bump():
             self._digest = blake2b(self._digest + os.urandom(16), digest_size=32).digest()
             self._private = True
+        if self._ledger:
+            self._ledger.clear()
         log.info("kvbroker: caches were reset; what this engine computes from now on is its own")
         return True
 

@@ -106,6 +106,7 @@ class WorkerHalf:
                 # Computed, it may be, from blocks that did not come.
                 with self._over:
                     self._report.stored[store.serial] = 1
+                    self._report.there[store.serial] = 0
             else:
                 with self._over:
                     self._storing.add(store.serial)
@@ -266,12 +267,13 @@ class WorkerHalf:
     def _store(self, batch: List[Store]) -> None:
         begin = time.monotonic()
         stored = known = 0
+        there: Dict[int, int] = {}
         try:
             by_epoch: Dict[Any, List[Store]] = {}
             for store in batch:
                 by_epoch.setdefault((store.digest, store.epoch), []).append(store)
             for (digest, epoch), stores in by_epoch.items():
-                s, k = self._store_blocks(digest, epoch, stores)
+                s, k = self._store_blocks(digest, epoch, stores, there)
                 stored += s
                 known += k
         except Exception:
@@ -283,11 +285,13 @@ class WorkerHalf:
                              store_seconds=time.monotonic() - begin)
             for store in batch:
                 self._report.stored[store.serial] = 1
+                self._report.there[store.serial] = there.get(store.serial, 0)
                 self._storing.discard(store.serial)
             self._over.notify_all()
 
-    def _store_blocks(self, digest: bytes, epoch: int, stores: List[Store]) -> Any:
-        """Stores of one namespace and epoch: (stored, known)."""
+    def _store_blocks(self, digest: bytes, epoch: int, stores: List[Store], there: Dict[int, int]) -> Any:
+        """Stores of one namespace and epoch: (stored, known). there: how many blocks of each, from its
+        first, the broker has then."""
         keys = b"".join(store.keys for store in stores)
         blocks = [b for store in stores for b in store.blocks]
         depths = [store.depth + i for store in stores for i in range(len(store.blocks))]
@@ -298,9 +302,10 @@ class WorkerHalf:
             space = session.space
             try:
                 ns = session.namespace(digest)
-                there = np.array(space.lookup(ns, keys, all=True))
-                new = np.flatnonzero(there == 0)
-                space.release(there[there != 0])
+                found = np.array(space.lookup(ns, keys, all=True))
+                has = found != 0
+                new = np.flatnonzero(~has)
+                space.release(found[has])
                 self._make_room(session, len(new))
                 pages = np.array(space.alloc(len(new)))
                 self._room -= len(pages)
@@ -323,7 +328,14 @@ class WorkerHalf:
                 self._link.broken(session, error)
             if self._link.session is session and sealed < len(new):
                 self._free(session, pages[sealed:])
-        return sealed, int(np.count_nonzero(there))
+        known = int(np.count_nonzero(has))
+        has[new[:sealed]] = True
+        at = 0
+        for store in stores:
+            gaps = np.flatnonzero(~has[at:at + len(store.blocks)])
+            there[store.serial] = int(gaps[0]) if len(gaps) else len(store.blocks)
+            at += len(store.blocks)
+        return sealed, known
 
     def _seal(self, session: Session, ns: Any, epoch: int, keys: bytes, depths: List[int], new: Any,
               pages: Any) -> int:
