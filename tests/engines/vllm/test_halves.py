@@ -7,6 +7,7 @@ usage: test_halves.py kvbrokerd=PATH broker-ctl=PATH
 """
 
 import os
+import socket
 import sys
 import time
 import types
@@ -19,16 +20,24 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from broker import wait_until  # noqa: E402
 from harness import case, equal, main, raises  # noqa: E402
-from kvbroker.vllm import identity, settings, tensors  # noqa: E402
+from kvbroker.vllm import identity, notices, settings, tensors  # noqa: E402
 from kvbroker.vllm.events import Ledger, Removed, Stored  # noqa: E402
 from kvbroker.vllm.scheduler import SchedulerHalf  # noqa: E402
 from kvbroker.vllm.settings import Settings  # noqa: E402
+from kvbroker.vllm.weights import parse_rule  # noqa: E402
 from kvbroker.vllm.wire import Report  # noqa: E402
 from kvbroker.vllm.worker import WorkerHalf  # noqa: E402
 
 SIZE, LAYERS, LAYER_BYTES, BLOCKS = 4, 3, 4096, 64
-DIGEST = kvbroker.identity_digest(test="halves")
+FILES = {"model.safetensors": "blake2b:0"}
 names = iter(range(1 << 30))
+
+
+def digest_of(weights):
+    return kvbroker.identity_digest(test="halves", weights=weights)
+
+
+DIGEST = digest_of(FILES)
 
 
 class Request:
@@ -53,12 +62,15 @@ class Request:
 
 
 class Engine:
-    """Both halves, KV memory, and a model that computes what only tokens decide."""
+    """Both halves, KV memory, and a model that computes what tokens and weights decide."""
 
-    def __init__(self, daemon, ranks=1, digest=DIGEST, async_bytes=1 << 40, ledger=None):
+    def __init__(self, daemon, ranks=1, digest=DIGEST, async_bytes=1 << 40, ledger=None, rule="drop"):
         self.settings = Settings(daemon.sock, None, "host:0", None, async_bytes, SIZE, LAYERS * LAYER_BYTES, BLOCKS,
-                                 ranks, ranks if ranks > 1 else 0)
+                                 ranks, ranks if ranks > 1 else 0, parse_rule(rule))
         self.scheduler = SchedulerHalf(self.settings, digest, ledger)
+        self.scheduler.digest_of, self.scheduler.pool = digest_of, self
+        self.name, self.weights, self.evicted = "test %d %d" % (os.getpid(), next(names)), b"\0", set()
+        self.scheduler.notices = notices.Listener(self.name)
         self.workers, self.kv = [], []
         for rank in range(ranks):
             kv = [np.zeros((BLOCKS, LAYER_BYTES), np.uint8) for _ in range(LAYERS)]
@@ -69,7 +81,21 @@ class Engine:
 
     def bytes_of(self, request, block, layer, rank):
         key = kvbroker.chain_hashes(request.all_token_ids[:(block + 1) * SIZE], SIZE)[-16:]
-        return np.frombuffer((key + bytes([layer, rank])) * (LAYER_BYTES // 18 + 1), np.uint8)[:LAYER_BYTES]
+        key += bytes([layer, rank]) + self.weights
+        return np.frombuffer(key * (LAYER_BYTES // len(key) + 1), np.uint8)[:LAYER_BYTES]
+
+    def evict_blocks(self, blocks):
+        """As vLLM's BlockPool."""
+        self.evicted |= blocks
+
+    def new_weights(self, byte, what):
+        """As engine_worker.Worker does it."""
+        notices.tell(self.name, begin=True)
+        if self.settings.on_new_weights.kind == "drop":
+            for worker in self.workers:
+                worker.void_loads()
+        self.weights = bytes([byte])
+        notices.tell(self.name, weights=what)
 
     def holds(self, request, blocks, upto):
         return all((kv[layer][blocks[b]] == self.bytes_of(request, b, layer, rank)).all()
@@ -277,6 +303,218 @@ def reset(daemon):
     equal(a.scheduler.step({running.request_id: 2 * SIZE}, lambda name: shuffled(3)).stores, [])
     a.close()
     b.close()
+
+
+TOKENS = range(5 * SIZE + 1)
+
+
+def found(engine, tokens=TOKENS, seed=1):
+    """Blocks that come from the broker, and are what the engine's weights would have computed."""
+    request, blocks = Request(tokens), shuffled(len(tokens) // SIZE + 1, seed)
+    n = engine.run(request, blocks) // SIZE
+    assert engine.holds(request, blocks, len(tokens) // SIZE), "blocks of other weights"
+    return n
+
+
+@case("new weights: what earlier ones have computed is found no more; engines told the same meet")
+def weights(daemon):
+    a, b, c = Engine(daemon), Engine(daemon), Engine(daemon)
+    equal([found(a), found(a), found(b)], [0, 5, 5])
+    a.new_weights(1, {"named": "step 1"})
+    equal([found(a), found(a), found(b)], [0, 5, 5])
+    equal(a.evicted, set(range(BLOCKS)))
+    b.new_weights(1, {"named": "step 1"})
+    equal(found(b), 5)
+    for engine in (a, b):
+        engine.new_weights(2, None)
+    equal([found(a), found(a), found(b), found(b)], [0, 5, 0, 5])
+    a.new_weights(0, FILES)
+    equal([found(a), found(c)], [5, 5])
+    # The wrong hit, forced: it must show.
+    b.scheduler.versions.now = DIGEST
+    raises(AssertionError, found, b)
+    for engine in (a, b, c):
+        engine.close()
+
+
+@case("weights that are being changed: nothing is found, nothing stored, and what runs on is stored no more")
+def changing(daemon):
+    a = Engine(daemon)
+    equal([found(a), found(a)], [0, 5])
+    running, waiting = Request(range(50, 50 + 4 * SIZE)), Request(TOKENS)
+    blocks = {running.request_id: shuffled(4)}
+    a.scheduler.arrived(running)
+    equal(a.scheduler.match(running, 0), (0, False))
+    a.step([(running, 2 * SIZE)], blocks)
+    equal(a.scheduler.match(waiting, 0)[0], 5 * SIZE)
+    a.settle()
+    notices.tell(a.name, begin=True)
+    equal(a.scheduler.match(waiting, 0), (0, False))
+    equal(found(a, range(20, 20 + 3 * SIZE)), 0)
+    notices.tell(a.name, weights={"named": "x"})
+    a.step()
+    equal(a.evicted, set(range(BLOCKS)))
+    a.evicted = set()
+    a.step([(running, 2 * SIZE)], blocks)
+    equal(a.evicted, set(blocks[running.request_id]))
+    a.scheduler.finished(running, blocks[running.request_id])
+    a.settle()
+    equal([found(a, range(50, 50 + 4 * SIZE)), found(a, range(20, 20 + 3 * SIZE)), found(a)], [0, 0, 0])
+    # The same weights again: what was computed meanwhile may be of halves of them.
+    again = Request(range(70, 70 + 4 * SIZE))
+    blocks = {again.request_id: shuffled(4)}
+    a.scheduler.arrived(again)
+    a.scheduler.match(again, 0)
+    a.step([(again, 2 * SIZE)], blocks)
+    notices.tell(a.name, begin=True)
+    a.step([(again, SIZE)], blocks)
+    notices.tell(a.name, weights={"named": "x"})
+    a.step([(again, SIZE)], blocks)
+    a.scheduler.finished(again, blocks[again.request_id])
+    a.settle()
+    equal(found(a, range(70, 70 + 4 * SIZE)), 2)
+    a.close()
+
+
+def load_beside(a, tokens, between):
+    """A load that goes on beside steps, while `between` happens: (bad blocks, its blocks, request)."""
+    request, other, blocks = Request(tokens), Request([3]), shuffled(len(tokens) // SIZE + 1, 5)
+    for r in (request, other):
+        a.scheduler.arrived(r)
+    n, beside = a.scheduler.match(request, 0)
+    assert n and beside
+    a.scheduler.allocated(request, blocks, n)
+    request.num_computed_tokens = n
+    step = a.scheduler.step({}, None)
+    a.workers[0].prepare(step)
+    a.workers[0].start(step)
+    between()
+    bad, received = set(), set()
+
+    def over():
+        b, r = a.step()
+        bad.update(b)
+        received.update(r)
+        return received
+
+    wait_until(over, "the load does not end")
+    equal(received, {request.request_id})
+    a.scheduler.finished(other, [])
+    return bad, blocks, request
+
+
+@case("loads under way when weights change: by drop they fail, done or not; by drain they end as they began")
+def under_way(daemon):
+    for rule, done in (("drop", False), ("drop", True), ("drain", False), ("drain", True)):
+        a = Engine(daemon, async_bytes=1, rule=rule)
+        a.new_weights(7, None) # of its own: seen to be dropped
+        found(a)
+        old = a.scheduler.versions.now
+
+        def epoch(old=old):
+            with kvbroker.Connection(daemon.sock) as conn:
+                return conn.namespace(old).latest
+
+        before = epoch()
+
+        def change(a=a, done=done, rule=rule):
+            if done:
+                wait_until(lambda: not a.workers[0]._loading, "the load does not end")
+            a.new_weights(8, None)
+            a.scheduler._hear()
+            equal(epoch(), before + (rule == "drop"))
+
+        bad, blocks, request = load_beside(a, TOKENS, change)
+        equal(bad, set(blocks[:5]) if rule == "drop" else set())
+        a.scheduler.finished(request, blocks)
+        a.settle()
+        equal(epoch(), before + 1)
+        equal([found(a), found(a)], [0, 5])
+        a.close()
+
+
+@case("by rule keep what N versions before have computed is found, counted apart, and nothing stored behind it")
+def keep(daemon):
+    a = Engine(daemon, rule="keep:1")
+    equal([found(a), found(a)], [0, 5])
+    a.new_weights(1, {"named": "1"})
+    request, blocks = Request(range(7 * SIZE)), shuffled(7)
+    a.workers[0].take_figures()
+    equal(a.run(request, blocks), 5 * SIZE)
+    assert "stored_blocks" not in a.workers[0].take_figures()
+    a.weights = b"\0"
+    assert a.holds(request, blocks, 5)
+    a.weights = b"\1"
+    equal(a.scheduler.take_figures()["older_blocks"], 5)
+    equal(a.run(Request(range(7 * SIZE)), shuffled(7)), 5 * SIZE) # its last two were stored by no one
+    pure = range(60, 60 + 3 * SIZE + 1)
+    equal([found(a, pure), found(a, pure, 2)], [0, 3])
+    # The engine's own cache is kept as well: what it had of a prompt may be of the version before.
+    local, blocks = Request(range(80, 80 + 3 * SIZE)), shuffled(3)
+    equal(a.evicted, set())
+    a.scheduler.arrived(local)
+    equal(a.scheduler.match(local, SIZE), (0, False))
+    local.num_computed_tokens = SIZE
+    a.step([(local, 2 * SIZE)], {local.request_id: blocks})
+    a.scheduler.finished(local, blocks)
+    a.settle()
+    equal(found(a, range(80, 80 + 3 * SIZE)), 0)
+    a.new_weights(2, {"named": "2"})
+    equal([found(a), found(a)], [0, 5])
+    equal(a.evicted, set(range(BLOCKS)))
+    equal(a.run(Request(pure), shuffled(4)), 3 * SIZE)
+    a.close()
+
+
+@case("versions without end: a connection opens so many, and the next one goes on")
+def many_versions(daemon):
+    a = Engine(daemon)
+    for i in range(40):
+        a.new_weights(i, {"named": "step %d" % i} if i % 2 else None)
+        for _ in range(2):
+            wait_until(lambda: a.scheduler._link.session and a.workers[0]._link.session, "no connection")
+            n = found(a)
+            if n == 0:
+                wait_until(lambda: a.scheduler._link.session and a.workers[0]._link.session, "no connection")
+                found(a)
+        equal(found(a), 5)
+    a.close()
+
+
+@case("sleep with its weights: an engine comes back to what it shared; else a reset is for good")
+def sleep(daemon):
+    a, b = Engine(daemon), Engine(daemon)
+    equal([found(a), found(b)], [0, 5])
+    assert a.scheduler.reset()
+    equal(a.evicted, set(range(BLOCKS)))
+    equal(found(a), 0)
+    assert a.scheduler.reset()
+    notices.tell(a.name, kept=True)
+    equal(found(a), 0)
+    assert b.scheduler.reset()
+    notices.tell(b.name, kept=True)
+    equal(found(b), 5)
+    b.new_weights(1, None)
+    notices.tell(b.name, kept=True)
+    equal(found(b), 0)
+    a.close()
+    b.close()
+
+
+@case("notices: what is no notice is not taken, and whom nobody hears is told so")
+def heard(daemon):
+    listener = notices.Listener("test heard %d" % os.getpid())
+    notices.tell("test heard %d" % os.getpid(), begin=True)
+    equal((listener.take(), listener.take()), ([{"begin": True}], []))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        for junk in (b"", b"[1]", b"{", b"\xff" * 70000):
+            end.sendto(junk, "\0kvbroker-vllm-test heard %d" % os.getpid())
+    notices.tell("test heard %d" % os.getpid(), weights=None)
+    equal(listener.take(), [{"weights": None}])
+    listener.close()
+    assert "did not hear" in str(raises(RuntimeError, notices.tell, "test heard %d" % os.getpid(), begin=True))
+    for bad in ("", "keep", "keep:0", "keep:9", "keep:x", "drop:1", "drain:", "Drop"):
+        assert repr(bad) in str(raises(ValueError, parse_rule, bad))
 
 
 @case("two ranks: a block is found when both have it")

@@ -319,6 +319,73 @@ def reset(state):
     assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
 
 
+def answers(engine):
+    """First answers of all conversations, one after the other: tokens, and how many found something."""
+    out = [engine.ask(prompts=[first], max_tokens=24) for first, _ in conversations()]
+    return [o["tokens"][0] for o in out], sum(bool(o["cached"][0]) for o in out)
+
+
+def reload_weights(engine, model):
+    engine.ask(call="collective_rpc", args={"method": "reload_weights", "kwargs": {"weights_path": model}})
+
+
+def two_models(state):
+    """A second model's folder, and what both answer without any cache."""
+    other = os.path.join(state.dir, "other")
+    tiny_model.write(other, seed=2)
+    daemon, state.daemon = state.daemon, None
+    want = [answers(state.new_engine(model=model))[0] for model in (state.model, other)]
+    state.daemon = daemon
+    return other, want
+
+
+@case("weights reloaded in place: stock vLLM answers from the old ones' blocks, until it is reset; our worker does not")
+def weights(state):
+    other, (want, want_other) = two_models(state)
+    assert all(a != b for a, b in zip(want, want_other))
+    stock = state.new_engine()
+    same(answers(stock)[0], want, "before")
+    reload_weights(stock, other)
+    stale, cached = answers(stock)
+    assert cached == len(want) and all(a != b for a, b in zip(stale, want_other)), "the control: no wrong hit shows"
+    assert stock.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
+    got, _ = answers(stock)
+    same(got, want_other, "after the reset")
+
+    engine = state.new_engine(worker_cls="kvbroker.vllm.Worker")
+    same(answers(engine)[0], want, "our worker, before")
+    reload_weights(engine, other)
+    got, _ = answers(engine)
+    same(got, want_other, "new weights")
+    engine.forget()
+    got, cached = answers(engine)
+    same(got, want_other, "new weights, warm")
+    assert cached == len(want)
+    reload_weights(engine, state.model)
+    got, cached = answers(engine)
+    same(got, want, "the first weights again")
+    assert cached == len(want), "what they had computed is not found again"
+    engine.ask(call="collective_rpc", args={"method": "kvbroker_new_weights", "kwargs": {"weights_id": "step 1"}})
+    assert engine.ask(prompts=[conversations()[0][0]], max_tokens=1)["cached"] == [0]
+
+    fresh = state.new_engine(model=other)
+    got, cached = answers(fresh)
+    same(got, want_other, "an engine that was started with the new weights")
+    assert cached == len(want), "it does not find what was computed after a reload"
+
+
+@case("sleep: at level 1 an engine comes back to what it shares, at level 2 it starts anew")
+def sleep(state):
+    engine = state.new_engine(worker_cls="kvbroker.vllm.Worker")
+    prompt = conversations()[0][0]
+    before = engine.ask(prompts=[prompt], max_tokens=24)
+    for level, finds in ((1, True), (2, False)):
+        engine.ask(call="sleep", args={"level": level})
+        engine.ask(call="wake_up")
+        out = engine.ask(prompts=[prompt], max_tokens=24)
+        assert (out["cached"][0] > 0) == finds and out["tokens"] == before["tokens"], (level, out)
+
+
 class Events:
     """KV events of an engine, as a router hears them."""
 

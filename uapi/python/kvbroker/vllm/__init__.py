@@ -18,10 +18,14 @@ KVBROKER_SOCKET says where the broker is.
     figures.py    counters of both
     events.py     what the broker has, as vLLM's KV events
     stats.py      those counters, as vLLM logs and exports them
+    weights.py    versions of the weights, and what may be read of earlier ones
+    notices.py    that they change, from a worker to the scheduler's half
+    engine_worker.py  vLLM's worker, which says when they do
     compat.py     where releases of vLLM differ
     integration.py an engine on the broker as one object, for programs
 
-Nothing here needs torch but connector.py, tensors.py and stats.py, which only an engine imports.
+Nothing here needs torch but connector.py, engine_worker.py, tensors.py and stats.py, which only an engine
+imports.
 """
 
 from importlib import import_module
@@ -31,6 +35,7 @@ _WHERE = {
     "EnhancedVLLMIntegration": "integration",
     "KVBrokerConnector": "connector",
     "VLLMIntegration": "integration",
+    "Worker": "engine_worker",
 }
 __all__ = list(_WHERE)
 
