@@ -216,6 +216,7 @@ def heard(daemon):
             end.sendto(junk, "\0kvbroker-vllm-test heard %d" % os.getpid())
     notices.tell("test heard %d" % os.getpid(), weights=None)
     equal(listener.take(), [{"weights": None}])
+    assert "leave it out" in str(raises(ValueError, notices.Listener, "test heard %d" % os.getpid()))
     listener.close()
     assert "did not hear" in str(raises(RuntimeError, notices.tell, "test heard %d" % os.getpid(), begin=True))
     for bad in ("", "keep", "keep:0", "keep:9", "keep:x", "drop:1", "drain:", "Drop"):

@@ -20,6 +20,8 @@ import threading
 from collections import deque
 from typing import Any, Deque, Dict, List
 
+from .settings import refuse
+
 log = logging.getLogger("vllm.kvbroker")
 
 ANSWER_S = 5.0
@@ -39,7 +41,11 @@ class Listener:
         self._heard: Deque[Dict[str, Any]] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind(_name(engine))
+        try:
+            self._socket.bind(_name(engine))
+        except OSError as error:
+            refuse("engine_id %r of kv_transfer_config is another engine's on this machine (%s); leave it out, or give "
+                   "each its own" % (engine, error))
         self._thread = threading.Thread(target=self._listen, name="kvbroker-notices", daemon=True)
         self._thread.start()
 

@@ -70,7 +70,7 @@ class _Request:
         self.local = 0       # blocks at the start that the engine itself has
         self.given = 0       # blocks at the start that are stored, or given to be
         wanted = getattr(request, "kv_transfer_params", None) or {}
-        self.priority = PRIORITIES.get(wanted.get("kvbroker_priority"))
+        self.priority = PRIORITIES.get(str(wanted.get("kvbroker_priority")))
 
 
 class SchedulerHalf:
@@ -92,7 +92,7 @@ class SchedulerHalf:
         self._adapters: Dict[str, Optional[str]] = {}
         self._serial = 0
         self._loads: List[Load] = []
-        self._leases: Dict[int, Tuple[Session, Any, Optional[int]]] = {}
+        self._leases: Dict[int, Tuple[Optional[Session], Any, Optional[int]]] = {}
         self._loading: Dict[int, bytes] = {} # by load: the version that it is of
         self._draining: List[bytes] = []     # versions that are dropped when their last load is over
         self._tails: List[Store] = []       # of requests that have finished since the last step
@@ -373,7 +373,8 @@ class SchedulerHalf:
 
     def _hear(self) -> None:
         """What workers have said of weights since, before anything is decided."""
-        for notice in self.notices.take() if self.notices else ():
+        notices: List[Dict[str, Any]] = self.notices.take() if self.notices else []
+        for notice in notices:
             if "begin" in notice:
                 self.versions.begin()
                 self._left([])
@@ -421,7 +422,9 @@ class SchedulerHalf:
         self._draining = [digest for digest in self._draining if digest in used]
         with self._link.lock:
             session = self._link.session
-            for digest in gone if session else ():
+            if session is None:
+                return
+            for digest in gone:
                 try:
                     session.namespace(digest).bump()
                 except (OSError, ValueError) as error:
