@@ -67,6 +67,16 @@ class Engine:
         """The engine's own prefix cache, so that what it finds is the broker's."""
         assert self.ask(call="reset_prefix_cache")["result"] is True
 
+    def find(self, **order):
+        """The answer when the broker has something of its one prompt. What was stored a moment ago may still
+        be on its way, and on a busy machine for long."""
+        for _ in range(100):
+            self.forget()
+            out = self.ask(**order)
+            if out["cached"][0]:
+                return out
+        raise AssertionError("nothing of it is found: %s" % out)
+
     def text(self):
         self.log.seek(0)
         return self.log.read()
