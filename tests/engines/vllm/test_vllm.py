@@ -272,16 +272,26 @@ def weights(state):
     assert cached == len(want), "it does not find what was computed after a reload"
 
 
-@case("sleep: at level 1 an engine comes back to what it shares, at level 2 it starts anew")
+@case("sleep: an engine that wakes starts anew, and comes back to what it shares when it is told that it may")
 def sleep(state):
     engine = state.new_engine(worker_cls="kvbroker.vllm.Worker")
     prompt = conversations()[0][0]
-    before = engine.ask(prompts=[prompt], max_tokens=24)
-    for level, finds in ((1, True), (2, False)):
+    want = engine.find(prompts=[prompt], max_tokens=24)["tokens"]
+    for level in (1, 2):
         engine.ask(call="sleep", args={"level": level})
         engine.ask(call="wake_up")
         out = engine.ask(prompts=[prompt], max_tokens=24)
-        assert (out["cached"][0] > 0) == finds and out["tokens"] == before["tokens"], (level, out)
+        assert out["cached"] == [0] and out["tokens"] == want, (level, out)
+    engine.ask(call="sleep", args={"level": 1})
+    engine.ask(call="wake_up")
+    engine.ask(call="collective_rpc", args={"method": "reload_weights"})
+    out = engine.ask(prompts=[prompt], max_tokens=24)
+    assert out["cached"][0] > 0 and out["tokens"] == want, out
+    engine.ask(call="sleep", args={"level": 1})
+    engine.ask(call="wake_up")
+    engine.ask(call="collective_rpc", args={"method": "kvbroker_same_weights"})
+    out = engine.ask(prompts=[prompt], max_tokens=24)
+    assert out["cached"][0] > 0 and out["tokens"] == want, out
 
 
 @case("KV events: what the broker has is told by the hashes that vLLM tells of its own memory")

@@ -125,7 +125,7 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
             notices.tell(self._engine, weights=weights)
 
     def weights_kept(self) -> None:
-        """engine_worker.Worker: caches were reset because the engine sleeps, and for nothing else."""
+        """engine_worker.Worker: they are what they were before caches were reset."""
         if self._rank == 0:
             notices.tell(self._engine, kept=True)
 

@@ -7,8 +7,10 @@ are what the files hold, others are unknown until somebody says what they are:
 
     llm.collective_rpc("kvbroker_new_weights", kwargs={"weights_id": "policy of step 17"})
 
-Engines that were told the same share a cache. After a change that has failed midway nothing is cached
-until weights are known again, or prefix caches are reset with reset_connector.
+Engines that were told the same share a cache. Sleep is what precedes an update as often as not, so an
+engine that wakes is taken for one whose weights have changed, until it is told otherwise. After a
+change that has failed midway nothing is cached until weights are known again, or prefix caches are
+reset with reset_connector.
 """
 
 import logging
@@ -44,14 +46,24 @@ def _changing() -> Iterator[Any]:
 
 class Worker(CPUWorker):
     def reload_weights(self, *args: Any, **kwargs: Any) -> None:
-        given = args[0] if args else kwargs.get("weights_iterator")
+        given, path = (*args, None, None)[:2] # vLLM's: weights_iterator, weights_path, and more
+        given, path = kwargs.get("weights_iterator", given), kwargs.get("weights_path", path)
         with _changing() as change:
+            before = self._files(path) if given is None else None
             super().reload_weights(*args, **kwargs)
-            if given is None:
-                try:
-                    change.weights = weights_of(self.vllm_config)
-                except ValueError as error:
-                    log.warning("kvbroker: %s", error)
+            if before is not None and self._files(path) == before: # and nobody wrote them meanwhile
+                change.weights = before
+
+    def _files(self, path: Optional[str]) -> Any:
+        """What files hold, those of the model or of a path; None: they cannot be read."""
+        model = self.vllm_config.model_config
+        files = SimpleNamespace(load_config=self.vllm_config.load_config, model_config=SimpleNamespace(
+            model=path or model.model, revision=None if path else model.revision, seed=model.seed))
+        try:
+            return weights_of(files)
+        except ValueError as error:
+            log.warning("kvbroker: %s", error)
+            return None
 
     def start_weight_update(self) -> None:
         connector = _connector()
@@ -71,16 +83,20 @@ class Worker(CPUWorker):
         if connector:
             connector.weights_are(None)
 
+    def _told(self) -> KVBrokerConnector:
+        connector = _connector()
+        if connector is None:
+            raise RuntimeError("this engine has no KVBrokerConnector that could be told of its weights")
+        return connector
+
     def kvbroker_new_weights(self, weights_id: Optional[str] = None) -> None:
         """For weights that were changed by other calls: what they are now, a string that no two sets of
         weights share; None: unknown. RuntimeError: there is nobody to be told."""
-        if _connector() is None:
-            raise RuntimeError("kvbroker_new_weights: this engine has no KVBrokerConnector")
+        self._told()
         with _changing() as change:
             change.weights = {"named": weights_id} if weights_id else None
 
-    def sleep(self, level: int = 1) -> None:
-        super().sleep(level)
-        connector = _connector()
-        if connector and level == 1: # at higher levels weights are gone, and come by reload_weights
-            connector.weights_kept()
+    def kvbroker_same_weights(self) -> None:
+        """For an engine that has slept, or was reset, and nobody has touched its weights: they are what they
+        were before the reset. RuntimeError: there is nobody to be told."""
+        self._told().weights_kept()

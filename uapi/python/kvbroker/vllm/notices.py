@@ -8,7 +8,7 @@ What is heard is dealt with by the engine's loop, before it looks anything up.
 
     {"begin": true}        weights are being changed
     {"weights": what}      they are what `what` says, in identity.namespace_digest()'s terms; null: unknown
-    {"kept": true}         the reset just now was of an engine that goes to sleep with its weights
+    {"kept": true}         they are what they were before the last reset
 """
 
 import json

@@ -84,7 +84,7 @@ class Versions:
         return self._unreadable()
 
     def as_before_reset(self) -> List[bytes]:
-        """The reset just now was of an engine that goes to sleep and keeps its weights: as change()."""
+        """The last reset was for a sleep, or for nothing: weights are what they were. As change()."""
         if self._before_reset is not None:
             (digest, own), self._before_reset = self._before_reset, None
             self.now = self._last = digest
