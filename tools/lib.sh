@@ -11,8 +11,9 @@ die() {
 	exit 1
 }
 
-# One need a line: Debian package, how to see that it is there, the thing looked for. Looking for
-# the thing and not for the package lets a hand-made toolchain, or another system, count too.
+# One need a line: Debian package, how to see that it is there, the thing looked for (of Python: what runs without
+# an error). Looking for the thing and not for the package lets a hand-made toolchain, or another system,
+# count too.
 BUILD_NEEDS='
 gcc               command  gcc
 libc6-dev         header   stdio.h
@@ -21,6 +22,8 @@ meson             command  meson
 ninja-build       command  ninja
 pkg-config        command  pkg-config
 python3           command  python3
+python3-dev       python   import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")
+python3-venv      python   import ensurepip
 liburing-dev      module   liburing
 libnuma-dev       module   numa
 libisal-dev       module   libisal
@@ -44,6 +47,7 @@ need_met() { # need_met KIND THING
 	case $1 in
 	command) command -v "$2" >/dev/null 2>&1 ;;
 	header) [ -e "/usr/include/$2" ] || echo "#include <$2>" | gcc -E - >/dev/null 2>&1 ;;
+	python) python3 -c "$2" 2>/dev/null ;;
 	module) pkg-config --exists "$2" 2>/dev/null ;;
 	runtime) [ -e "$(clang -print-file-name="libclang_rt.$2-$(uname -m).a" 2>/dev/null)" ] ;;
 	esac

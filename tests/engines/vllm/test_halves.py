@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The connector's two halves against a real broker, with an engine that is played here: what vLLM
+"""The connector's two halves against a real broker, with an engine that is played (played.py): what vLLM
 rarely does, and what it does when things go wrong.
 
 usage: test_halves.py kvbrokerd=PATH broker-ctl=PATH
@@ -11,117 +11,16 @@ import sys
 import time
 import types
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, ".."), os.path.join(HERE, "..", "..", "fault")]
+from played import BLOCKS, DIGEST, SIZE, Engine, Request, shuffled
 
-import kvbroker  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from broker import wait_until  # noqa: E402
-from harness import case, equal, main, raises  # noqa: E402
-from kvbroker.vllm import identity, settings, tensors  # noqa: E402
-from kvbroker.vllm.scheduler import SchedulerHalf  # noqa: E402
-from kvbroker.vllm.settings import Settings  # noqa: E402
-from kvbroker.vllm.worker import WorkerHalf  # noqa: E402
-
-SIZE, LAYERS, LAYER_BYTES, BLOCKS = 4, 3, 4096, 64
-DIGEST = kvbroker.identity_digest(test="halves")
-names = iter(range(1 << 30))
-
-
-class Request:
-    def __init__(self, tokens, **more):
-        self.request_id = "r%d" % next(names)
-        self.prompt_token_ids = list(tokens)
-        self.all_token_ids = list(tokens)
-        self.num_computed_tokens = 0
-        self.prompt_embeds = self.lora_request = self.cache_salt = None
-        self.mm_features = []
-        self.__dict__.update(more)
-
-    @property
-    def num_tokens(self):
-        return len(self.all_token_ids)
-
-
-class Engine:
-    """Both halves, KV memory, and a model that computes what only tokens decide."""
-
-    def __init__(self, daemon, ranks=1, digest=DIGEST, async_bytes=1 << 40):
-        self.settings = Settings(daemon.sock, None, "host:0", None, async_bytes, SIZE, LAYERS * LAYER_BYTES, BLOCKS,
-                                 ranks, ranks if ranks > 1 else 0)
-        self.scheduler = SchedulerHalf(self.settings, digest)
-        self.workers, self.kv = [], []
-        for rank in range(ranks):
-            kv = [np.zeros((BLOCKS, LAYER_BYTES), np.uint8) for _ in range(LAYERS)]
-            worker = WorkerHalf(self.settings, rank)
-            worker.register(kv)
-            self.workers.append(worker)
-            self.kv.append(kv)
-
-    def bytes_of(self, request, block, layer, rank):
-        key = kvbroker.chain_hashes(request.all_token_ids[:(block + 1) * SIZE], SIZE)[-16:]
-        return np.frombuffer((key + bytes([layer, rank])) * (LAYER_BYTES // 18 + 1), np.uint8)[:LAYER_BYTES]
-
-    def holds(self, request, blocks, upto):
-        return all((kv[layer][blocks[b]] == self.bytes_of(request, b, layer, rank)).all()
-                   for rank, kv in enumerate(self.kv) for b in range(upto) for layer in range(LAYERS))
-
-    def compute(self, request, blocks, first, upto):
-        for rank, kv in enumerate(self.kv):
-            for b in range(first, upto):
-                for layer in range(LAYERS):
-                    kv[layer][blocks[b]] = self.bytes_of(request, b, layer, rank)
-
-    def step(self, scheduled=(), blocks=None, between=None):
-        """One step: what the workers reported in it, (bad blocks, received)."""
-        step = self.scheduler.step({r.request_id: n for r, n in scheduled},
-                                   lambda name: blocks[name])
-        bad, received = set(), set()
-        if between:
-            between()
-        for worker in self.workers:
-            worker.prepare(step)
-            worker.start(step)
-        for r, n in scheduled:
-            self.compute(r, blocks[r.request_id], r.num_computed_tokens // SIZE, (r.num_computed_tokens + n) // SIZE)
-        for worker in self.workers:
-            worker.end(step)
-            received |= worker.take_received()
-            bad |= worker.take_bad_blocks()
-            report = worker.take_report()
-            if report:
-                self.scheduler.reported(report)
-        for r, n in scheduled:
-            r.num_computed_tokens += n
-        return bad, received
-
-    def settle(self):
-        wait_until(lambda: self.step() and not self.storing(), "the workers do not report")
-
-    def storing(self):
-        return self.scheduler._storing
-
-    def run(self, request, blocks, between=None):
-        """A request from arrival to end: tokens that came from the broker."""
-        self.scheduler.arrived(request)
-        found, beside = self.scheduler.match(request, 0)
-        assert not beside
-        self.scheduler.allocated(request, blocks, found)
-        request.num_computed_tokens = found
-        self.step([(request, request.num_tokens - found)], {request.request_id: blocks}, between)
-        self.scheduler.finished(request, blocks)
-        self.settle()
-        return found
-
-    def close(self):
-        self.scheduler.close()
-        for worker in self.workers:
-            worker.close()
-
-
-def shuffled(n, seed=1):
-    return np.random.default_rng(seed).permutation(BLOCKS)[:n].tolist()
+import kvbroker
+import numpy as np
+import torch
+from broker import wait_until
+from harness import case, equal, main, raises
+from kvbroker.vllm import identity, settings, tensors
+from kvbroker.vllm.events import Ledger, Removed, Stored
+from kvbroker.vllm.wire import Report
 
 
 @case("what one engine stores another loads, into whatever blocks; the last token is left to compute")
@@ -312,6 +211,89 @@ def pressure(daemon):
     for engine in engines:
         engine.close()
     return "%d of %d blocks found" % (found, asked)
+
+
+@case("found pages of a request of high priority outlive others, those of low priority go first", size="8M", args=())
+def priority(daemon):
+    a = Engine(daemon)
+
+    def survives(n, **params):
+        tokens = [n] * (10 * SIZE + 1)
+        a.run(Request(tokens), shuffled(11))
+        equal(a.run(Request(tokens, kv_transfer_params=params or None), shuffled(11)), 10 * SIZE)
+        for i in range(13):
+            a.run(Request([1000 * n + i] * (50 * SIZE)), shuffled(50))
+        return a.run(Request(tokens), shuffled(11)) // SIZE
+
+    survives(1) # until memory is full
+    equal([survives(2), survives(3, kvbroker_priority="high"), survives(4)], [0, 10, 0])
+    equal(survives(5, kvbroker_priority="unheard of"), 0)
+    tokens, other = [7] * (10 * SIZE + 1), [8] * (10 * SIZE + 1)
+    for t, params in ((other, None), (tokens, {"kvbroker_priority": "low"})):
+        a.run(Request(t), shuffled(11))
+        a.run(Request(t, kv_transfer_params=params), shuffled(11))
+    a.run(Request([9] * (15 * SIZE)), shuffled(15))
+    equal([a.run(Request(t), shuffled(11)) // SIZE for t in (tokens, other)], [0, 10])
+    a.close()
+
+
+def told(engine):
+    """Events as (first, upto) and, of what was removed, vLLM's hashes."""
+    return [(e.first, e.upto) if isinstance(e, Stored) else e.hashes for e in engine.scheduler.take_events()]
+
+
+@case("events: what is stored, found and missed is told once, by vLLM's hashes", size="8M", args=())
+def events(daemon):
+    a, b = Engine(daemon, ledger=Ledger()), Engine(daemon, ledger=Ledger())
+    first, longer = Request(range(6 * SIZE + 1)), Request(range(9 * SIZE + 1))
+    a.run(first, shuffled(7))
+    equal((told(a), told(a)), ([(0, 6)], []))
+    b.run(longer, shuffled(10))
+    equal(told(b), [(0, 6), (6, 9)])
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal(told(a), [(6, 9)])
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal(told(a), [])
+    for i in range(16): # more than there is room for
+        b.run(Request([100 + i] * (50 * SIZE)), shuffled(50))
+    told(b)
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal(told(a), [longer.block_hashes, (0, 9)])
+    assert a.scheduler.reset()
+    equal([set(h) for h in told(a)], [set(longer.block_hashes)])
+    a.run(first, shuffled(7))
+    equal(told(a), [(0, 6)])
+    daemon.proc.kill()
+    daemon.proc.wait()
+    wait_until(lambda: a.scheduler._link.session is None, "the broker's end is not seen")
+    a.run(Request(range(9 * SIZE + 1)), shuffled(10))
+    equal([set(h) for h in told(a)], [set(first.block_hashes)])
+    a.close()
+    b.close()
+
+
+@case("events: a block is told when all workers have it, and no more than are remembered")
+def events_of_ranks(daemon):
+    a = Engine(daemon, ranks=2, ledger=Ledger())
+    request, blocks = Request(range(4 * SIZE + 1)), shuffled(5)
+    a.scheduler.arrived(request)
+    a.scheduler.match(request, 0)
+    a.compute(request, blocks, 0, 4)
+    step = a.scheduler.step({request.request_id: request.num_tokens}, lambda name: blocks)
+    a.workers[0].end(step)
+    a.scheduler.reported(wait_until(a.workers[0].take_report, "no report"))
+    equal(told(a), [])
+    a.workers[1].end(step)
+    a.scheduler.reported(wait_until(a.workers[1].take_report, "no report"))
+    equal(told(a), [(0, 4)])
+    equal(Report(stored={1: 1}, there={1: 3}).add(Report(stored={1: 1}, there={1: 2})).there, {1: 2})
+    a.close()
+    ledger = Ledger(most=4)
+    ledger.storing(1, request, kvbroker.chain_hashes(request.all_token_ids, SIZE), 0)
+    ledger.stored(1, 3)
+    other = Request(range(50, 50 + 3 * SIZE))
+    ledger.there(other, kvbroker.chain_hashes(other.all_token_ids, SIZE), 0)
+    equal(ledger.take(), [Stored(request, 0, 3), Stored(other, 0, 3), Removed(request.block_hashes[:2])])
 
 
 @case("the broker's end is a miss and a load that fails; a new one is found")

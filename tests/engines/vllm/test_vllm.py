@@ -14,9 +14,7 @@ In float32: with bfloat16 vLLM's own tokens depend on how a prompt was split int
 Engines take half a minute to start, so cases share them, in the order in which they stand.
 """
 
-import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -30,105 +28,11 @@ sys.path.insert(0, HERE)
 import broker  # noqa: E402
 import kvbroker  # noqa: E402
 import tiny_model  # noqa: E402
+from driven import BLOCK, START_S, Engine, Events, conversations, environment, same, talk  # noqa: E402
 
-START_S = 300
-ANSWER_S = 120
-BLOCK = 128  # tokens, vLLM's default on CPUs
-CONNECTOR = {"kv_connector": "KVBrokerConnector", "kv_role": "kv_both", "kv_connector_module_path": "kvbroker.vllm"}
+EXAMPLE = os.path.join(HERE, "..", "..", "..", "docs", "examples", "vllm_integration.py")
+FIGURES = ("cache_hits", "cache_misses", "important_prompts")
 TENANTS = ("--tenant", "default,uid=%d" % os.getuid())
-
-
-class Engine:
-    """engine.py in a process group of its own."""
-
-    def __init__(self, model, sock=None, connector=CONNECTOR, **llm):
-        env = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
-                   XDG_CACHE_HOME=os.path.join(os.path.dirname(model), "cache"))
-        env.pop("KVBROKER_SOCKET", None)
-        if sock:
-            env["KVBROKER_SOCKET"] = sock
-        self.log = tempfile.TemporaryFile("w+")
-        self.proc = subprocess.Popen(
-            [sys.executable, os.path.join(HERE, "engine.py"), model, "--connector",
-             json.dumps(connector if sock else {}), "--llm", json.dumps({"dtype": "float32", **llm})],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env,
-            start_new_session=True)
-        self.version = self._answer(START_S)["ready"]
-
-    def _answer(self, limit):
-        timer = threading.Timer(limit, self.kill)
-        timer.start()
-        line = self.proc.stdout.readline()
-        timer.cancel()
-        if not line:
-            raise AssertionError("the engine has ended, or took more than %d s:\n%s" % (limit, self.text()[-3000:]))
-        return json.loads(line)
-
-    def ask(self, **order):
-        self.send(**order)
-        return self.receive()
-
-    def send(self, **order):
-        self.proc.stdin.write(json.dumps(order) + "\n")
-        self.proc.stdin.flush()
-
-    def receive(self):
-        return self._answer(ANSWER_S)
-
-    def figures(self):
-        found = self.ask(metrics="vllm:kvbroker_")["metrics"]
-        return {name[len("vllm:kvbroker_"):]: value for name, value in found.items()}
-
-    def forget(self):
-        """The engine's own prefix cache, so that what it finds is the broker's."""
-        assert self.ask(call="reset_prefix_cache")["result"] is True
-
-    def text(self):
-        self.log.seek(0)
-        return self.log.read()
-
-    def kill(self):
-        """As a crash would: no process of it says goodbye."""
-        if self.proc.poll() is None:
-            os.killpg(self.proc.pid, 9)
-        self.proc.wait()
-
-
-# ---- conversations -----------------------------------------------------------------------------
-
-
-def conversations(seed=11, n=3):
-    """First turns that share a system prompt, and what the user says in the turns after."""
-    draw = random.Random(seed)
-
-    def words(count):
-        return [draw.randrange(3, tiny_model.VOCAB) for _ in range(count)]
-
-    system = words(4 * BLOCK)
-    return [(system + words(BLOCK + 40 * i), [words(90), words(150)]) for i in range(n)]
-
-
-def talk(engine, said=None, between=None):
-    """All turns of all conversations, one request at a time: the answers, and tokens found cached."""
-    answers, cached = [], 0
-    for first, later in said or conversations():
-        history = list(first)
-        for turn in [[]] + later:
-            history += turn
-            if between:
-                between()
-            out = engine.ask(prompts=[history], max_tokens=24)
-            assert out["reasons"] == ["length"], out
-            answers.append(out["tokens"][0])
-            cached += out["cached"][0] or 0
-            history = history + out["tokens"][0]
-    return answers, cached
-
-
-def same(got, want, what):
-    for i, (a, b) in enumerate(zip(got, want)):
-        assert a == b, "%s: answer %d is %s and not %s" % (what, i, a, b)
-    assert len(got) == len(want)
 
 
 class State:
@@ -271,8 +175,7 @@ def apart(state):
     first, _ = conversations()[0]
     engine.forget()
     assert engine.ask(prompts=[first], max_tokens=1, salt="x")["cached"] == [0]
-    engine.forget()
-    assert engine.ask(prompts=[first], max_tokens=1, salt="x")["cached"][0] > 0
+    engine.find(prompts=[first], max_tokens=1, salt="x")
     other = os.path.join(state.dir, "other")
     tiny_model.write(other, seed=2)
     out = state.new_engine(model=other).ask(prompts=[first], max_tokens=24)
@@ -291,9 +194,8 @@ def adapters(state):
         order = {"prompts": [prompt], "max_tokens": 24, "lora": ["same", 1, folder]}
         first = engine.ask(**order)
         assert first["cached"] == [0], first
-        engine.forget()
-        again = engine.ask(**order)
-        assert again["cached"][0] > 0 and again["tokens"] == first["tokens"], (first, again)
+        again = engine.find(**order)
+        assert again["tokens"] == first["tokens"], (first, again)
         want.append(first["tokens"])
     assert want[0] != want[1] and state.want[3] not in (want[0][0], want[1][0])
     engine.forget()
@@ -308,10 +210,124 @@ def reset(state):
     assert engine.ask(prompts=[first], max_tokens=1)["cached"][0] > 0
     assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
     assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
-    engine.forget()
-    assert engine.ask(prompts=[first], max_tokens=1)["cached"][0] > 0
+    engine.find(prompts=[first], max_tokens=1)
     assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
     assert engine.ask(prompts=[first], max_tokens=1)["cached"] == [0]
+
+
+def answers(engine):
+    """First answers of all conversations, one after the other: tokens, and how many found something."""
+    out = [engine.ask(prompts=[first], max_tokens=24) for first, _ in conversations()]
+    return [o["tokens"][0] for o in out], sum(bool(o["cached"][0]) for o in out)
+
+
+def reload_weights(engine, model):
+    engine.ask(call="collective_rpc", args={"method": "reload_weights", "kwargs": {"weights_path": model}})
+
+
+def two_models(state):
+    """A second model's folder, and what both answer without any cache."""
+    other = os.path.join(state.dir, "other")
+    tiny_model.write(other, seed=2)
+    daemon, state.daemon = state.daemon, None
+    want = [answers(state.new_engine(model=model))[0] for model in (state.model, other)]
+    state.daemon = daemon
+    return other, want
+
+
+@case("weights reloaded in place: stock vLLM answers from the old ones' blocks, until it is reset; our worker does not")
+def weights(state):
+    other, (want, want_other) = two_models(state)
+    assert all(a != b for a, b in zip(want, want_other))
+    stock = state.new_engine()
+    same(answers(stock)[0], want, "before")
+    reload_weights(stock, other)
+    stale, cached = answers(stock)
+    assert cached == len(want) and all(a != b for a, b in zip(stale, want_other)), "the control: no wrong hit shows"
+    assert stock.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
+    got, _ = answers(stock)
+    same(got, want_other, "after the reset")
+
+    engine = state.new_engine(worker_cls="kvbroker.vllm.Worker")
+    same(answers(engine)[0], want, "our worker, before")
+    reload_weights(engine, other)
+    got, _ = answers(engine)
+    same(got, want_other, "new weights")
+    for first, _ in conversations():
+        engine.find(prompts=[first], max_tokens=1)
+    engine.forget()
+    got, cached = answers(engine)
+    same(got, want_other, "new weights, warm")
+    assert cached == len(want)
+    reload_weights(engine, state.model)
+    got, cached = answers(engine)
+    same(got, want, "the first weights again")
+    assert cached == len(want), "what they had computed is not found again"
+    engine.ask(call="collective_rpc", args={"method": "kvbroker_new_weights", "kwargs": {"weights_id": "step 1"}})
+    assert engine.ask(prompts=[conversations()[0][0]], max_tokens=1)["cached"] == [0]
+
+    fresh = state.new_engine(model=other)
+    got, cached = answers(fresh)
+    same(got, want_other, "an engine that was started with the new weights")
+    assert cached == len(want), "it does not find what was computed after a reload"
+
+
+@case("sleep: an engine that wakes starts anew, and comes back to what it shares when it is told that it may")
+def sleep(state):
+    engine = state.new_engine(worker_cls="kvbroker.vllm.Worker")
+    prompt = conversations()[0][0]
+    want = engine.find(prompts=[prompt], max_tokens=24)["tokens"]
+    for level in (1, 2):
+        engine.ask(call="sleep", args={"level": level})
+        engine.ask(call="wake_up")
+        out = engine.ask(prompts=[prompt], max_tokens=24)
+        assert out["cached"] == [0] and out["tokens"] == want, (level, out)
+    engine.ask(call="sleep", args={"level": 1})
+    engine.ask(call="wake_up")
+    engine.ask(call="collective_rpc", args={"method": "reload_weights"})
+    out = engine.ask(prompts=[prompt], max_tokens=24)
+    assert out["cached"][0] > 0 and out["tokens"] == want, out
+    engine.ask(call="sleep", args={"level": 1})
+    engine.ask(call="wake_up")
+    engine.ask(call="collective_rpc", args={"method": "kvbroker_same_weights"})
+    out = engine.ask(prompts=[prompt], max_tokens=24)
+    assert out["cached"][0] > 0 and out["tokens"] == want, out
+
+
+@case("KV events: what the broker has is told by the hashes that vLLM tells of its own memory")
+def events(state):
+    events = Events(os.path.join(state.dir, "events"))
+    first, _ = conversations(seed=12)[0]
+    engine = state.new_engine(kv_events_config=events.config)
+    blocks = len(first) // BLOCK
+    engine.ask(prompts=[first], max_tokens=1)
+    own = events.heard("BlockStored", "GPU", lambda h: len(h) >= blocks)
+    # What was stored is told in the step after.
+    engine.ask(prompts=[[5, 6, 7]], max_tokens=8)
+    stored = events.heard("BlockStored", "CPU", lambda h: len(h) >= blocks)
+    assert stored == own[:blocks], (stored, own)
+    assert engine.ask(call="reset_prefix_cache", args={"reset_connector": True})["result"] is True
+    engine.ask(prompts=[[5, 6, 7]], max_tokens=2)
+    assert set(events.heard("BlockRemoved", "CPU", lambda h: len(h) >= blocks)) == set(stored)
+    return "%d blocks" % blocks
+
+
+@case("the example of a program: what it asks twice it finds, and its second run finds all")
+def program(state):
+    if state.engine:
+        state.engine.kill()
+        state.engine = None
+    hits = []
+    for _ in range(2):
+        run = subprocess.run([sys.executable, EXAMPLE, state.model], env=environment(state.model, state.daemon.sock),
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=START_S, check=False)
+        assert run.returncode == 0, run.stdout[-3000:]
+        figures = dict(line.split() for line in run.stdout.splitlines() if line.startswith(FIGURES))
+        hits.append((int(float(figures["cache_hits"])), int(float(figures["cache_misses"])),
+                     int(figures["important_prompts"])))
+    (hits1, misses1, important), (hits2, misses2, _) = hits
+    assert hits1 > 0 and misses1 > 0 and important > 0 and misses2 == 0, hits
+    return "%d of %d blocks found, then %d of %d" % (hits1, hits1 + misses1, hits2, hits2 + misses2)
 
 
 @case("engine kill -9, again and again: nothing is held, and the cache is whole")

@@ -16,20 +16,31 @@ KVBROKER_SOCKET says where the broker is.
     identity.py   the namespace: all that the cached bytes depend on
     tensors.py    KV tensors as rows of bytes, a block each
     figures.py    counters of both
+    events.py     what the broker has, as vLLM's KV events
     stats.py      those counters, as vLLM logs and exports them
+    weights.py    versions of the weights, and what may be read of earlier ones
+    notices.py    that they change, from a worker to the scheduler's half
+    engine_worker.py  vLLM's worker, which says when they do
     compat.py     where releases of vLLM differ
+    integration.py an engine on the broker as one object, for programs
 
-Nothing here needs torch but connector.py, tensors.py and stats.py, which only an engine imports.
+Nothing here needs torch but connector.py, engine_worker.py, tensors.py and stats.py, which only an engine
+imports.
 """
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["KVBrokerConnector"]
+_WHERE = {
+    "EnhancedVLLMIntegration": "integration",
+    "KVBrokerConnector": "connector",
+    "VLLMIntegration": "integration",
+    "Worker": "engine_worker",
+}
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "KVBrokerConnector":
-        from .connector import KVBrokerConnector
-
-        return KVBrokerConnector
+    if name in _WHERE:
+        return getattr(import_module("." + _WHERE[name], __name__), name)
     raise AttributeError("kvbroker.vllm has no %r" % name)

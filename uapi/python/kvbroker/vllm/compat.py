@@ -55,6 +55,13 @@ def device_type() -> str:
     return str(current_platform.device_type)
 
 
+def spec_kind(spec: Any) -> str:
+    """What vLLM calls this kind of layers in its KV events."""
+    from vllm.v1.kv_cache_interface import get_kv_cache_spec_kind
+
+    return str(get_kv_cache_spec_kind(spec).value)
+
+
 def block_ids_of(output: Any) -> Callable[[str], List[int]]:
     """A function from the name of a request that is scheduled in this step to its blocks."""
     resolve = output.kv_connector_block_state.resolve_block_ids

@@ -7,14 +7,15 @@ worker.py. Layer by layer there is nothing to do: blocks are loaded before the m
 when they are complete.
 """
 
-from typing import Any, Dict, List, Optional, Set, Tuple
+from functools import partial
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (KVConnectorBase_V1, KVConnectorMetadata,
                                                                KVConnectorRole,
                                                                KVConnectorWorkerMetadata, SupportsHMA)
 
-from . import compat, settings, stats
-from .identity import namespace_digest
+from . import compat, events, notices, settings, stats
+from .identity import namespace_digest, weights_of
 from .scheduler import SchedulerHalf
 from .tensors import all_rows
 from .wire import Report, Step
@@ -44,15 +45,23 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
         compat.check(vllm_config)
         self._settings = settings.read(transfer.kv_connector_extra_config, kv_cache_config,
                                        vllm_config.parallel_config.tensor_parallel_size)
+        self._engine = str(transfer.engine_id)
         self._scheduler: Optional[SchedulerHalf] = None
         self._worker: Optional[WorkerHalf] = None
         if role == KVConnectorRole.SCHEDULER:
             compat.recompute_failed_loads(vllm_config)
-            digest = namespace_digest(vllm_config, kv_cache_config, self._settings.weights_id,
-                                      compat.VERSION, compat.device_type())
-            self._scheduler = SchedulerHalf(self._settings, digest)
+            digest_of = partial(namespace_digest, vllm_config, kv_cache_config, version=compat.VERSION,
+                                device_type=compat.device_type())
+            digest = digest_of(weights_of(vllm_config, self._settings.weights_id))
+            told = vllm_config.kv_events_config
+            self._kind = compat.spec_kind(kv_cache_config.kv_cache_groups[0].kv_cache_spec)
+            self._scheduler = SchedulerHalf(self._settings, digest,
+                                            events.Ledger() if told and told.enable_kv_cache_events else None)
+            self._scheduler.digest_of = digest_of
+            self._scheduler.notices = notices.Listener(self._engine)
         else:
-            self._worker = WorkerHalf(self._settings, compat.worker_rank(vllm_config))
+            self._rank = compat.worker_rank(vllm_config)
+            self._worker = WorkerHalf(self._settings, self._rank)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -102,7 +111,29 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
         report = self._worker.take_report()
         return ReportMetadata(report) if report else None
 
+    def weights_change(self) -> None:
+        """engine_worker.Worker: before any of them does. RuntimeError: better they did not."""
+        assert self._worker is not None
+        if self._rank == 0:
+            notices.tell(self._engine, begin=True)
+        if self._settings.on_new_weights.kind == "drop":
+            self._worker.void_loads()
+
+    def weights_are(self, weights: Any) -> None:
+        """engine_worker.Worker: what they are, as identity.weights_of() says it; None: nobody knows."""
+        if self._rank == 0:
+            notices.tell(self._engine, weights=weights)
+
+    def weights_kept(self) -> None:
+        """engine_worker.Worker: they are what they were before caches were reset."""
+        if self._rank == 0:
+            notices.tell(self._engine, kept=True)
+
     # ---- the scheduler -------------------------------------------------------------------------
+
+    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
+        assert self._scheduler is not None
+        self._scheduler.pool = gpu_block_pool
 
     def on_new_request(self, request: Any) -> None:
         assert self._scheduler is not None
@@ -135,6 +166,11 @@ class KVBrokerConnector(KVConnectorBase_V1, SupportsHMA):
     def request_finished_all_groups(self, request: Any, block_ids: Tuple[List[int], ...]
                                     ) -> Tuple[bool, Optional[Dict[str, Any]]]:
         return self.request_finished(request, list(block_ids[0]))
+
+    def take_events(self) -> Iterable[Any]:
+        assert self._scheduler is not None
+        return [events.to_vllm(event, self._settings.block_tokens, self._kind)
+                for event in self._scheduler.take_events()]
 
     def reset_cache(self) -> Optional[bool]:
         assert self._scheduler is not None

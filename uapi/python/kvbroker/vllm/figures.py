@@ -10,6 +10,7 @@ NAMES = {
     "lookups": "Requests whose blocks were looked up in the broker",
     "asked_blocks": "Blocks that were looked up",
     "found_blocks": "Blocks that the broker had",
+    "older_blocks": "Of these, blocks that earlier weights have computed (on_new_weights keep)",
     "loaded_blocks": "Blocks copied from the broker to the engine",
     "load_seconds": "Time those copies took, of one worker each",
     "failed_loads": "Loads that did not all come, and were computed",

@@ -119,7 +119,9 @@ def _model_folder(model: Any) -> Optional[str]:
     return os.path.dirname(config) if isinstance(config, str) else None
 
 
-def _weights(config: Any, weights_id: Optional[str]) -> Any:
+def weights_of(config: Any, weights_id: Optional[str] = None) -> Any:
+    """What an engine's weights are, as namespace_digest() takes it: a name that somebody has given them,
+    or the content of the model's files. ValueError: neither."""
     if weights_id:
         return {"named": weights_id}
     load_format = str(getattr(config.load_config.load_format, "value", config.load_config.load_format))
@@ -152,9 +154,9 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
-def namespace_digest(config: Any, cache: Any, weights_id: Optional[str], version: str,
-                     device_type: str) -> bytes:
-    """32 bytes for Connection.namespace(); config is vLLM's VllmConfig, cache its KVCacheConfig."""
+def namespace_digest(config: Any, cache: Any, weights: Any, version: str, device_type: str) -> bytes:
+    """32 bytes for Connection.namespace(); config is vLLM's VllmConfig, cache its KVCacheConfig, weights
+    what weights_of() says."""
     model = config.model_config
     parallel = config.parallel_config
     described = model.hf_config.to_dict()
@@ -164,7 +166,7 @@ def namespace_digest(config: Any, cache: Any, weights_id: Optional[str], version
     group = cache.kv_cache_groups[0]
     spec = group.kv_cache_spec
     return identity_digest(
-        weights=_weights(config, weights_id),
+        weights=weights,
         config=_plain(described),
         tokenizer=files_digest(tokenizer, TOKENIZER) if os.path.isdir(tokenizer) else tokenizer,
         dtype=str(model.dtype),

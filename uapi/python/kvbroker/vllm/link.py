@@ -15,6 +15,7 @@ THREADS. `lock` is held for ring calls, a few microseconds, and to read `session
 Whoever copies says so (begin_copy(), end_copy()): slabs are given up only when nobody does.
 """
 
+import errno
 import logging
 import threading
 from typing import Dict, Optional
@@ -28,6 +29,11 @@ log = logging.getLogger("vllm.kvbroker")
 
 SERVE_S = 0.2       # how often an idle connection is served
 RETRY_MAX_S = 10.0  # between attempts to connect, at most
+NAMESPACES = 16     # that a connection may open
+
+
+class SpentError(BrokerGoneError):
+    """A session has opened all the namespaces that it may: the next one begins anew."""
 
 
 class Session:
@@ -42,6 +48,8 @@ class Session:
         """The namespace of a digest, opened once a session. Its `latest` is the epoch to seal in."""
         ns = self._namespaces.get(digest)
         if ns is None:
+            if len(self._namespaces) == NAMESPACES:
+                raise SpentError(errno.ECONNRESET, "a new connection, as this one has opened %d namespaces" % NAMESPACES)
             ns = self._namespaces[digest] = self.connection.namespace(digest, admin=True)
         return ns
 
@@ -71,7 +79,10 @@ class Link:
         elif self.session is session:
             self.session = None
             self._wake.set()
-            log.warning("kvbroker %s: the broker is gone; going on without it (%s)", self._half, error)
+            if isinstance(error, SpentError):
+                log.info("kvbroker %s: %s", self._half, error)
+            else:
+                log.warning("kvbroker %s: the broker is gone; going on without it (%s)", self._half, error)
 
     def begin_copy(self) -> None:
         self._copies += 1

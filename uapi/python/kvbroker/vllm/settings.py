@@ -9,6 +9,8 @@
     weights_id   what the weights are, when there is no reading them: any string that no two sets of
                  weights share. Default: their content
     async_bytes  loads of at least so many bytes do not hold up other requests; default 4 MiB
+    on_new_weights  what becomes of what earlier weights have computed: "drop", "drain", "keep:N"
+                 (weights.py); default "drop"
 
 Anything else there is an error, so that nothing misspelt is taken for said.
 """
@@ -16,7 +18,9 @@ Anything else there is an error, so that nothing misspelt is taken for said.
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional
 
-KNOWN = ("socket", "tenant", "device", "weights_id", "async_bytes")
+from .weights import Rule, parse_rule
+
+KNOWN = ("socket", "tenant", "device", "weights_id", "async_bytes", "on_new_weights")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Settings:
     blocks: int        # in the engine
     ranks: int         # workers that each hold a part of every block
     tag: int = 0
+    on_new_weights: Rule = Rule("drop")
 
     @property
     def stride_bytes(self) -> int:
@@ -70,4 +75,5 @@ def read(extra: Mapping[str, Any], cache: Any, ranks: int) -> Settings:
         blocks=cache.num_blocks,
         ranks=ranks,
         tag=ranks if ranks > 1 else 0,
+        on_new_weights=parse_rule(extra.get("on_new_weights", "drop")),
     )

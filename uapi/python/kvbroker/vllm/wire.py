@@ -52,6 +52,7 @@ class Report:
 
     loaded: Dict[int, int] = field(default_factory=dict)  # serial: workers that are done with it
     stored: Dict[int, int] = field(default_factory=dict)
+    there: Dict[int, int] = field(default_factory=dict)   # of a store: its first blocks that all have sealed
     failed: Dict[int, str] = field(default_factory=dict)  # loads that did not all come: whose
 
     def __bool__(self) -> bool:
@@ -61,5 +62,7 @@ class Report:
         for mine, theirs in ((self.loaded, other.loaded), (self.stored, other.stored)):
             for serial, workers in theirs.items():
                 mine[serial] = mine.get(serial, 0) + workers
+        for serial, blocks in other.there.items():
+            self.there[serial] = min(blocks, self.there.get(serial, blocks))
         self.failed.update(other.failed)
         return self

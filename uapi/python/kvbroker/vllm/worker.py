@@ -21,7 +21,7 @@ import os
 import queue
 import threading
 import time
-from typing import Any, Dict, List, Optional, Sequence, Set
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import kvbroker
 import numpy as np
@@ -62,8 +62,10 @@ class WorkerHalf:
         self._bad_blocks: Set[int] = set()
         self._unseen: Set[int] = set()
         self._loading = 0                # loads that go on beside steps
+        self._round = 0                  # of void_loads()
+        self._come: List[Load] = []      # loads beside steps that are over, and not yet told
         self._storing: Set[int] = set()  # serials of stores that are not over
-        self._loads: "queue.Queue[Optional[Load]]" = queue.Queue()
+        self._loads: "queue.Queue[Optional[Tuple[Load, int]]]" = queue.Queue()
         self._stores: "queue.Queue[Optional[Store]]" = queue.Queue()
         self._threads: List[threading.Thread] = []
 
@@ -93,11 +95,11 @@ class WorkerHalf:
         self._unseen.difference_update(step.seen)
         for load in step.loads:
             if load.wait:
-                self._load(load)
+                self._load(load, self._round)
             else:
                 with self._over:
                     self._loading += 1
-                self._loads.put(load)
+                self._loads.put((load, self._round))
 
     def end(self, step: Step) -> None:
         """After the model ran: its blocks are complete."""
@@ -106,6 +108,7 @@ class WorkerHalf:
                 # Computed, it may be, from blocks that did not come.
                 with self._over:
                     self._report.stored[store.serial] = 1
+                    self._report.there[store.serial] = 0
             else:
                 with self._over:
                     self._storing.add(store.serial)
@@ -118,6 +121,7 @@ class WorkerHalf:
     def take_received(self) -> Set[str]:
         with self._over:
             received, self._received = self._received, set()
+            self._come = []
         return received
 
     def take_bad_blocks(self) -> Set[int]:
@@ -163,26 +167,38 @@ class WorkerHalf:
 
     # ---- loads ---------------------------------------------------------------------------------
 
-    def _load(self, load: Load) -> None:
+    def void_loads(self) -> None:
+        """Loads under way have failed, whatever they bring: it was computed by other weights."""
+        with self._over:
+            self._round += 1
+            for load in self._come:
+                self._fail(load, load.blocks)
+
+    def _load(self, load: Load, round_: int) -> None:
         came = 0
         begin = time.monotonic()
         try:
             came = self._load_pages(load)
         except Exception:
             log.exception("kvbroker worker: a load failed")
-        missing = load.blocks[came:]
         with self._over:
+            if round_ != self._round:
+                came = 0
             self.figures.add(loaded_blocks=came, load_seconds=time.monotonic() - begin)
             self._report.loaded[load.serial] = 1
-            if missing:
-                self.figures.add(failed_loads=1)
-                self._report.failed[load.serial] = load.request
-                self._bad_blocks.update(missing)
-                self._unseen.add(load.serial)
+            if came < len(load.blocks):
+                self._fail(load, load.blocks[came:])
             if not load.wait:
                 self._received.add(load.request)
+                self._come.append(load)
                 self._loading -= 1
             self._over.notify_all()
+
+    def _fail(self, load: Load, missing: List[int]) -> None:
+        self.figures.add(failed_loads=1)
+        self._report.failed[load.serial] = load.request
+        self._bad_blocks.update(missing)
+        self._unseen.add(load.serial)
 
     def _load_pages(self, load: Load) -> int:
         """How many of the blocks, from the first, hold what they should."""
@@ -238,10 +254,10 @@ class WorkerHalf:
     def _load_thread(self) -> None:
         _be_anywhere(0)
         while True:
-            load = self._loads.get()
-            if load is None:
+            task = self._loads.get()
+            if task is None:
                 return
-            self._load(load)
+            self._load(*task)
 
     # ---- stores --------------------------------------------------------------------------------
 
@@ -266,12 +282,13 @@ class WorkerHalf:
     def _store(self, batch: List[Store]) -> None:
         begin = time.monotonic()
         stored = known = 0
+        there: Dict[int, int] = {}
         try:
             by_epoch: Dict[Any, List[Store]] = {}
             for store in batch:
                 by_epoch.setdefault((store.digest, store.epoch), []).append(store)
             for (digest, epoch), stores in by_epoch.items():
-                s, k = self._store_blocks(digest, epoch, stores)
+                s, k = self._store_blocks(digest, epoch, stores, there)
                 stored += s
                 known += k
         except Exception:
@@ -283,11 +300,13 @@ class WorkerHalf:
                              store_seconds=time.monotonic() - begin)
             for store in batch:
                 self._report.stored[store.serial] = 1
+                self._report.there[store.serial] = there.get(store.serial, 0)
                 self._storing.discard(store.serial)
             self._over.notify_all()
 
-    def _store_blocks(self, digest: bytes, epoch: int, stores: List[Store]) -> Any:
-        """Stores of one namespace and epoch: (stored, known)."""
+    def _store_blocks(self, digest: bytes, epoch: int, stores: List[Store], there: Dict[int, int]) -> Any:
+        """Stores of one namespace and epoch: (stored, known). there: how many blocks of each, from its
+        first, the broker has then."""
         keys = b"".join(store.keys for store in stores)
         blocks = [b for store in stores for b in store.blocks]
         depths = [store.depth + i for store in stores for i in range(len(store.blocks))]
@@ -298,9 +317,10 @@ class WorkerHalf:
             space = session.space
             try:
                 ns = session.namespace(digest)
-                there = np.array(space.lookup(ns, keys, all=True))
-                new = np.flatnonzero(there == 0)
-                space.release(there[there != 0])
+                found = np.array(space.lookup(ns, keys, all=True))
+                has = found != 0
+                new = np.flatnonzero(~has)
+                space.release(found[has])
                 self._make_room(session, len(new))
                 pages = np.array(space.alloc(len(new)))
                 self._room -= len(pages)
@@ -323,7 +343,14 @@ class WorkerHalf:
                 self._link.broken(session, error)
             if self._link.session is session and sealed < len(new):
                 self._free(session, pages[sealed:])
-        return sealed, int(np.count_nonzero(there))
+        known = int(np.count_nonzero(has))
+        has[new[:sealed]] = True
+        at = 0
+        for store in stores:
+            gaps = np.flatnonzero(~has[at:at + len(store.blocks)])
+            there[store.serial] = int(gaps[0]) if len(gaps) else len(store.blocks)
+            at += len(store.blocks)
+        return sealed, known
 
     def _seal(self, session: Session, ns: Any, epoch: int, keys: bytes, depths: List[int], new: Any,
               pages: Any) -> int:
