@@ -49,8 +49,10 @@ bool core_store_wants(struct core *c, uint32_t page)
 	struct core_page *p = &c->pages[page];
 	struct core_key key = key_of(c, page);
 
-	/* Of a spare copy the page above is in use, and is written down again when it goes. */
-	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_UNWANTED) || core_store_has(c, page))
+	/* Of a spare copy the page above is in use, and is written down again when it goes; and the
+	 * store would not know when a time to live is over. */
+	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_UNWANTED) || p->expire_s ||
+	    core_store_has(c, page))
 		return false;
 	if (!c->store->admit || c->store->admit(c->store_arg, p, &key))
 		return true;

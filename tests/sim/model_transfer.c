@@ -71,6 +71,8 @@ static void absorb_write(struct world *w, const struct core_transfer *t, struct 
 		     f->from);
 	world_expect(w, store_admits(w, &from->hash) || (w->may_insist && model_leased(from)),
 		     "page %u is written to the store, which was not to have it", f->from);
+	world_expect(w, !from->expire_s || w->may_insist,
+		     "page %u is written to the store, and has a time to live", f->from);
 	world_expect(w, !from->spare || !(w->c.pages[t->from].flags & CORE_PAGE_SPARE),
 		     "page %u is written to the store, the page above it is in use", f->from);
 	f->to_space = M_NONE;

@@ -122,6 +122,28 @@ START_TEST(runs_from_three_tiers)
 }
 END_TEST
 
+/* Its copy below knows of the time that the page above was given. */
+START_TEST(past_its_time_below_it_is_past_its_time_in_the_store)
+{
+	struct core_member *m = start_stored();
+	struct core_lookup lk = { .ns = 0, .tiers = true };
+	struct kvb_hash hash = fixture_hash(1);
+	kvb_page_t page = fixture_load(&f, m, 1, NULL), tier;
+	first_leg(0);
+	second_leg(0);
+	assert_batch(core_hint(&f.c, m, &page, 1, KVB_HINT(KVB_PRIO_NORMAL, 2)), 1, 0);
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	ck_assert_int_eq(core_page_evict(&f.c, fixture_above(&f, m, 1)), 0);
+	assert_batch(core_lookup(&f.c, m, &lk, &hash, 1, &tier), 1, 0);
+	ck_assert_uint_eq(tier, KVB_PAGE_IN(KVB_TIER_HOST));
+	fixture_seconds(&f, 3);
+	lk.broken = false;
+	assert_batch(core_lookup(&f.c, m, &lk, &hash, 1, &tier), 0, 0);
+	ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), KVB_PAGE_NONE);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(the_first_leg_fails)
 {
 	struct core_member *m = start_stored();
@@ -445,6 +467,7 @@ END_TEST
 static const struct suite_case cases[] = {
 	{ &a_load_passes_through_the_arena },
 	{ &runs_from_three_tiers },
+	{ &past_its_time_below_it_is_past_its_time_in_the_store },
 	{ &the_first_leg_fails },
 	{ &the_second_leg_fails },
 	{ &the_mover_goes_between_the_legs },

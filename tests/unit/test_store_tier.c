@@ -182,6 +182,22 @@ START_TEST(admission_is_asked_once_a_time)
 }
 END_TEST
 
+/* The store would keep it for longer. */
+START_TEST(what_has_a_time_to_live_is_not_written)
+{
+	struct core_member *m = start(1, 16);
+	kvb_page_t page = fixture_seal(&f, m, 0), got;
+	assert_batch(core_hint(&f.c, m, &page, 1, KVB_HINT(KVB_PRIO_NORMAL, 9)), 1, 0);
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	fixture_cache_run(&f, m, 1, 7);
+	fixture_alloc(&f, m, 1, &got);
+	ck_assert_uint_eq(fixture_above(&f, m, 0), CORE_NONE);
+	ck_assert_uint_eq(f.c.h->transfers_used, 0);
+	ck_assert_uint_eq(store.admits, 0);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(a_write_that_fails_is_not_tried_again)
 {
 	struct core_member *m = start(1, 16);
@@ -597,6 +613,7 @@ static const struct suite_case cases[] = {
 	{ &what_goes_next_is_written_ahead },
 	{ &what_admission_refuses_goes_without_a_copy },
 	{ &admission_is_asked_once_a_time },
+	{ &what_has_a_time_to_live_is_not_written },
 	{ &a_write_that_fails_is_not_tried_again },
 	{ &writes_leave_the_last_quarter_to_reads },
 	{ &a_bump_under_a_write },
