@@ -164,5 +164,10 @@ void core_store_done(struct core *c, const struct core_transfer *t, struct core_
 	} else {
 		count(&c->h->n.stored, &c->h->n.stored_bytes, s);
 	}
-	core_transfer_settle_down(c, s, t->from);
+	if (error == -EBADMSG && s->above != CORE_NONE16) {
+		c->h->device[c->spaces[s->above].device].checksum_misses++;
+		core_page_discard(c, t->from);
+	} else {
+		core_transfer_settle_down(c, s, t->from);
+	}
 }

@@ -137,7 +137,11 @@ static void write_ended(struct world *w, struct flight *f, int error)
 {
 	const struct m_space *s = &w->m.space[f->from_space];
 
-	model_page_at(&w->m, f->from_space, f->from)->busy = false;
+	struct m_page *p = model_page_at(&w->m, f->from_space, f->from);
+
+	p->busy = false;
+	p->indexed &= error != -EBADMSG;
+	w->misses += error == -EBADMSG;
 	f->used = false;
 	if (error)
 		w->n.refused++;

@@ -373,6 +373,24 @@ START_TEST(copies_of_pages_in_use_are_not_written)
 }
 END_TEST
 
+START_TEST(what_was_damaged_in_the_arena_is_not_stored)
+{
+	struct core_member *m = start(1, 16);
+	kvb_page_t page;
+	fixture_store_sink(&store, m, 0, 8);
+	page = fixture_seal(&f, m, 8);
+	ck_assert(core_store(&f.c, m, &page, 1).wait); /* key 0 makes way */
+	unsigned t = fixture_store_take(&store);
+	ck_assert_uint_eq(fixture_store_key(&store, t), 0);
+	ck_assert_uint_eq(f.c.transfers[t].sum, 77); /* what it went down with */
+	fixture_store_done(&store, t, -EBADMSG);
+	ck_assert_uint_eq(fixture_below(&f, m, 0), CORE_NONE);
+	ck_assert_uint_eq(f.c.h->device[0].checksum_misses, 1);
+	ck_assert_uint_eq(low_of(m)->pages_free, 1);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(an_arena_slab_is_written_while_there_is_time)
 {
 	struct core_member *m = start(1, 16);
@@ -479,6 +497,7 @@ static const struct suite_case cases[] = {
 	{ &detached_with_loads_in_each_leg },
 	{ &capacity_adds_up },
 	{ &copies_of_pages_in_use_are_not_written },
+	{ &what_was_damaged_in_the_arena_is_not_stored },
 	{ &an_arena_slab_is_written_while_there_is_time },
 	{ &a_write_that_makes_way_may_take_the_last_transfer },
 	{ &the_copy_of_what_is_evicted_is_the_last_to_go },
