@@ -179,18 +179,31 @@ static void loaded(struct world *w, struct load *l, uint32_t i)
 	world_remember(w, l->ret[i]);
 }
 
-/* Nothing below can be filled on its way from the store: no page is free there, and none may go. */
-static bool is_full_below(const struct world *w, const struct m_space *s)
+static bool is_asked_for(const struct load *l, uint32_t below)
 {
-	for (uint32_t slot = 0; slot < s->slots; slot++) {
-		for (uint32_t i = 0; s->slab[slot].state == CORE_SLAB_LIVE && i < s->pages_per_slab;
-		     i++) {
-			const struct m_page *p = &s->slab[slot].pages[i];
+	for (uint32_t i = 0; i < l->n; i++) {
+		if (l->below[i] == below)
+			return true;
+	}
+	return false;
+}
 
-			if (p->state == CORE_PAGE_FREE ||
-			    (p->state == CORE_PAGE_SEALED && !p->busy && !p->pinned))
-				return false;
-		}
+/* Nothing below can be filled on its way from the store: no page is free there, and none may go but
+ * those that keys of the same call have there. */
+static bool is_full_below(const struct world *w, const struct load *l, int space)
+{
+	const struct m_space *s = &w->m.space[space];
+
+	for (uint32_t id = 0; id < s->slots * s->pages_per_slab; id++) {
+		const struct m_slab *slab = &s->slab[id / s->pages_per_slab];
+		const struct m_page *p;
+
+		if (slab->state != CORE_SLAB_LIVE)
+			continue;
+		p = &slab->pages[id % s->pages_per_slab];
+		if (p->state == CORE_PAGE_FREE || (p->state == CORE_PAGE_SEALED && !p->busy &&
+						   !p->pinned && !is_asked_for(l, id)))
+			return false;
 	}
 	return true;
 }
@@ -227,9 +240,7 @@ static void load_short(struct world *w, const struct load *l, struct core_batch 
 		return;
 	world_expect(w, l->below[b.done] == CORE_NONE,
 		     "LOAD ended at a key that is below, with a page free");
-	world_expect(w,
-		     !l->store[b.done] ||
-			     (s->below != M_NONE && is_full_below(w, &w->m.space[s->below])),
+	world_expect(w, !l->store[b.done] || (s->below != M_NONE && is_full_below(w, l, s->below)),
 		     "LOAD ended at a key that the store has, with pages free");
 }
 
