@@ -84,11 +84,18 @@ static uint32_t find_below(const struct core *c, struct load *l, const struct kv
 	return page != CORE_NONE && core_page_usable(c, page) ? page : CORE_NONE;
 }
 
-/* Does the store have it? `here` as for find_below(). */
+/* Does the store have it? Not what is past its time here, as for find_below(), or below. */
 static bool find_store(const struct core *c, struct load *l, const struct kvb_hash *hash,
 		       uint32_t here)
 {
+	uint32_t low = CORE_NONE;
+
 	if (!l->store || (here != CORE_NONE && core_page_expired(c, &c->pages[here])))
+		return false;
+	l->key_below.hash = *hash;
+	if (l->below)
+		low = core_index_find(c, core_index_mix(c, l->seed_below, hash), &l->key_below);
+	if (low != CORE_NONE && core_page_expired(c, &c->pages[low]))
 		return false;
 	l->key.hash = *hash;
 	return c->store->has(c->store_arg, &l->key);

@@ -49,8 +49,10 @@ bool core_store_wants(struct core *c, uint32_t page)
 	struct core_page *p = &c->pages[page];
 	struct core_key key = key_of(c, page);
 
-	/* Of a spare copy the page above is in use, and is written down again when it goes. */
-	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_UNWANTED) || core_store_has(c, page))
+	/* Of a spare copy the page above is in use, and is written down again when it goes; and the
+	 * store would not know when a time to live is over. */
+	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_UNWANTED) || p->expire_s ||
+	    core_store_has(c, page))
 		return false;
 	if (!c->store->admit || c->store->admit(c->store_arg, p, &key))
 		return true;
@@ -186,5 +188,10 @@ void core_store_done(struct core *c, const struct core_transfer *t, struct core_
 	} else {
 		count(&c->h->n.stored, &c->h->n.stored_bytes, s);
 	}
-	core_transfer_settle_down(c, s, t->from);
+	if (error == -EBADMSG && s->above != CORE_NONE16) {
+		c->h->device[c->spaces[s->above].device].checksum_misses++;
+		core_page_discard(c, t->from);
+	} else {
+		core_transfer_settle_down(c, s, t->from);
+	}
 }

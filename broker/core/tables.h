@@ -244,7 +244,7 @@ enum core_direction { CORE_UP = 0, CORE_DOWN = 1 };
 struct core_transfer {
 	uint32_t from; /* page records; both BUSY. CORE_NONE: the store */
 	uint32_t to;
-	uint32_t sum; /* of the bytes: UP, what they must have */
+	uint32_t sum; /* of the bytes: from an arena, what they must have */
 	uint16_t next;
 	uint8_t state;
 	uint8_t direction;

@@ -94,6 +94,14 @@ static void set_busy(struct core *c, const struct core_transfer *t, bool busy)
 	}
 }
 
+/* What is read in an arena has one, whoever reads it. */
+static bool has_sum(const struct core *c, enum core_direction direction, uint32_t from, bool store)
+{
+	return store ? direction == CORE_DOWN &&
+			       c->spaces[core_slab_of(c, from)->space].above != CORE_NONE16
+		     : direction == CORE_UP;
+}
+
 void core_transfer_start(struct core *c, enum core_direction direction, uint32_t from, uint32_t to,
 			 bool store)
 {
@@ -107,7 +115,7 @@ void core_transfer_start(struct core *c, enum core_direction direction, uint32_t
 	*t = (struct core_transfer){
 		.from = from,
 		.to = to,
-		.sum = direction == CORE_UP && !store ? c->sums[from] : 0,
+		.sum = has_sum(c, direction, from, store) ? c->sums[from] : 0,
 		.direction = (uint8_t)direction,
 		.store = store,
 		.since_ns = c->now_ns,

@@ -71,6 +71,8 @@ static void absorb_write(struct world *w, const struct core_transfer *t, struct 
 		     f->from);
 	world_expect(w, store_admits(w, &from->hash) || (w->may_insist && model_leased(from)),
 		     "page %u is written to the store, which was not to have it", f->from);
+	world_expect(w, !from->expire_s || w->may_insist,
+		     "page %u is written to the store, and has a time to live", f->from);
 	world_expect(w, !from->spare || !(w->c.pages[t->from].flags & CORE_PAGE_SPARE),
 		     "page %u is written to the store, the page above it is in use", f->from);
 	f->to_space = M_NONE;
@@ -135,7 +137,11 @@ static void write_ended(struct world *w, struct flight *f, int error)
 {
 	const struct m_space *s = &w->m.space[f->from_space];
 
-	model_page_at(&w->m, f->from_space, f->from)->busy = false;
+	struct m_page *p = model_page_at(&w->m, f->from_space, f->from);
+
+	p->busy = false;
+	p->indexed &= error != -EBADMSG;
+	w->misses += error == -EBADMSG;
 	f->used = false;
 	if (error)
 		w->n.refused++;

@@ -283,6 +283,13 @@ void store_ended(struct world *w, unsigned transfer)
 	const struct stored *there = find(w, &key);
 	bool up = w->flight[transfer].up;
 	int error = up ? error_of_read(w, there) : error_of_write(w, &key);
+	int space = w->flight[transfer].from_space;
+
+	if (!up && !error && w->m.space[space].above != M_NONE &&
+	    w->c.transfers[transfer].sum != sum_of(p->bytes))
+		error = -EBADMSG;
+	world_expect(w, up || error != -EBADMSG || p->rotten,
+		     "the store is told a wrong checksum for transfer %u", transfer);
 
 	world_expect(w, w->flight[transfer].store && w->flight[transfer].out,
 		     "the store ends transfer %u twice", transfer);

@@ -122,6 +122,28 @@ START_TEST(runs_from_three_tiers)
 }
 END_TEST
 
+/* Its copy below knows of the time that the page above was given. */
+START_TEST(past_its_time_below_it_is_past_its_time_in_the_store)
+{
+	struct core_member *m = start_stored();
+	struct core_lookup lk = { .ns = 0, .tiers = true };
+	struct kvb_hash hash = fixture_hash(1);
+	kvb_page_t page = fixture_load(&f, m, 1, NULL), tier;
+	first_leg(0);
+	second_leg(0);
+	assert_batch(core_hint(&f.c, m, &page, 1, KVB_HINT(KVB_PRIO_NORMAL, 2)), 1, 0);
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	ck_assert_int_eq(core_page_evict(&f.c, fixture_above(&f, m, 1)), 0);
+	assert_batch(core_lookup(&f.c, m, &lk, &hash, 1, &tier), 1, 0);
+	ck_assert_uint_eq(tier, KVB_PAGE_IN(KVB_TIER_HOST));
+	fixture_seconds(&f, 3);
+	lk.broken = false;
+	assert_batch(core_lookup(&f.c, m, &lk, &hash, 1, &tier), 0, 0);
+	ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), KVB_PAGE_NONE);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(the_first_leg_fails)
 {
 	struct core_member *m = start_stored();
@@ -351,6 +373,24 @@ START_TEST(copies_of_pages_in_use_are_not_written)
 }
 END_TEST
 
+START_TEST(what_was_damaged_in_the_arena_is_not_stored)
+{
+	struct core_member *m = start(1, 16);
+	kvb_page_t page;
+	fixture_store_sink(&store, m, 0, 8);
+	page = fixture_seal(&f, m, 8);
+	ck_assert(core_store(&f.c, m, &page, 1).wait); /* key 0 makes way */
+	unsigned t = fixture_store_take(&store);
+	ck_assert_uint_eq(fixture_store_key(&store, t), 0);
+	ck_assert_uint_eq(f.c.transfers[t].sum, 77); /* what it went down with */
+	fixture_store_done(&store, t, -EBADMSG);
+	ck_assert_uint_eq(fixture_below(&f, m, 0), CORE_NONE);
+	ck_assert_uint_eq(f.c.h->device[0].checksum_misses, 1);
+	ck_assert_uint_eq(low_of(m)->pages_free, 1);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(an_arena_slab_is_written_while_there_is_time)
 {
 	struct core_member *m = start(1, 16);
@@ -445,6 +485,7 @@ END_TEST
 static const struct suite_case cases[] = {
 	{ &a_load_passes_through_the_arena },
 	{ &runs_from_three_tiers },
+	{ &past_its_time_below_it_is_past_its_time_in_the_store },
 	{ &the_first_leg_fails },
 	{ &the_second_leg_fails },
 	{ &the_mover_goes_between_the_legs },
@@ -456,6 +497,7 @@ static const struct suite_case cases[] = {
 	{ &detached_with_loads_in_each_leg },
 	{ &capacity_adds_up },
 	{ &copies_of_pages_in_use_are_not_written },
+	{ &what_was_damaged_in_the_arena_is_not_stored },
 	{ &an_arena_slab_is_written_while_there_is_time },
 	{ &a_write_that_makes_way_may_take_the_last_transfer },
 	{ &the_copy_of_what_is_evicted_is_the_last_to_go },

@@ -96,6 +96,23 @@ START_TEST(drop_neither_waits_nor_writes)
 }
 END_TEST
 
+/* Nor does it write what was ripe, and whose copy the store has lost since. */
+START_TEST(drop_takes_what_is_ripe_as_it_is)
+{
+	struct core_member *m = start(1, 16);
+	kvb_page_t page;
+	fixture_cache_run(&f, m, 0, 8);
+	ck_assert(core_alloc(&f.c, m, 1, 0, &page).wait);
+	ck_assert_uint_eq(fixture_store_serve(&store), 1);
+	store.epoch[0] = 0;
+	assert_batch(core_alloc(&f.c, m, 1, KVB_ALLOC_DROP, &page), 1, 0);
+	ck_assert_uint_eq(f.c.h->transfers_used, 0);
+	ck_assert_uint_eq(fixture_above(&f, m, 0), CORE_NONE);
+	ck_assert_uint_eq(f.c.h->device[0].dropped, 1);
+	fixture_end(&f);
+}
+END_TEST
+
 START_TEST(what_is_there_is_not_written_again)
 {
 	struct core_member *m = start(1, 16);
@@ -178,6 +195,22 @@ START_TEST(admission_is_asked_once_a_time)
 	ck_assert_uint_eq(store.admits, 16);
 	ck_assert_uint_ne(fixture_above(&f, m, 0), CORE_NONE);
 	ck_assert_uint_eq(fixture_above(&f, m, 1), CORE_NONE);
+	fixture_end(&f);
+}
+END_TEST
+
+/* The store would keep it for longer. */
+START_TEST(what_has_a_time_to_live_is_not_written)
+{
+	struct core_member *m = start(1, 16);
+	kvb_page_t page = fixture_seal(&f, m, 0), got;
+	assert_batch(core_hint(&f.c, m, &page, 1, KVB_HINT(KVB_PRIO_NORMAL, 9)), 1, 0);
+	ck_assert_int_eq(fixture_release(&f, m, page), 0);
+	fixture_cache_run(&f, m, 1, 7);
+	fixture_alloc(&f, m, 1, &got);
+	ck_assert_uint_eq(fixture_above(&f, m, 0), CORE_NONE);
+	ck_assert_uint_eq(f.c.h->transfers_used, 0);
+	ck_assert_uint_eq(store.admits, 0);
 	fixture_end(&f);
 }
 END_TEST
@@ -593,10 +626,12 @@ END_TEST
 static const struct suite_case cases[] = {
 	{ &what_goes_is_written_first_and_waited_for },
 	{ &drop_neither_waits_nor_writes },
+	{ &drop_takes_what_is_ripe_as_it_is },
 	{ &what_is_there_is_not_written_again },
 	{ &what_goes_next_is_written_ahead },
 	{ &what_admission_refuses_goes_without_a_copy },
 	{ &admission_is_asked_once_a_time },
+	{ &what_has_a_time_to_live_is_not_written },
 	{ &a_write_that_fails_is_not_tried_again },
 	{ &writes_leave_the_last_quarter_to_reads },
 	{ &a_bump_under_a_write },
