@@ -5,8 +5,8 @@
  *
  * A transfer, once the core has given it out, is with the store or is `held`: one at most, which
  * the store had no room for. A page is named to the store by its pieces, one a region, in the order
- * of the regions; a page of an arena is one piece that has the same bytes in the same order, so the
- * store does not know where a page came from, and may give it back to the other place.
+ * of the regions, whether it lies on a device or in an arena (mover/wire.h says how): so the store
+ * does not know where a page came from, and may give it back to the other place.
  *
  * What went down from a device by its mover has a checksum already, the store's own kind: it is
  * handed on, and not made again.
@@ -129,24 +129,31 @@ void store_tier_slab_close(struct server *s, unsigned index)
 	t->slab[index] = NULL;
 }
 
-/* The pieces of a page. How many; 0: its memory is not to be had. */
+/*
+ * The pieces of a page. How many; 0: its memory is not to be had. A slab is its regions one behind
+ * the other; on a device whole handles each, in an arena as long as the strides of its pages.
+ */
 static uint32_t page_pieces(struct server *s, uint32_t page, struct iovec *ret)
 {
 	unsigned index = s->core.units[page / CORE_UNIT_PAGES];
 	const struct core_slab *slab = &s->core.slabs[index];
-	const struct core_space *space = &s->core.spaces[slab->space];
+	const struct core_space *space = &s->core.spaces[slab->space], *upper = space;
 	uint64_t region_bytes = space->handles_per_region * space->handle_bytes;
 	char *mem = slab_memory(s, index);
 
 	if (!mem)
 		return 0;
-	for (uint32_t r = 0; r < space->regions; r++)
+	if (is_lower(s, space)) {
+		upper = &s->core.spaces[space->above];
+		region_bytes = space->pages_per_slab * upper->stride_bytes;
+	}
+	for (uint32_t r = 0; r < upper->regions; r++)
 		ret[r] = (struct iovec){
 			.iov_base =
-				mem + r * region_bytes + (page - slab->base) * space->stride_bytes,
-			.iov_len = space->stride_bytes,
+				mem + r * region_bytes + (page - slab->base) * upper->stride_bytes,
+			.iov_len = upper->stride_bytes,
 		};
-	return space->regions;
+	return upper->regions;
 }
 
 /* ---- keys ---------------------------------------------------------------------------------- */
