@@ -149,7 +149,9 @@ void segment_prepare(struct part *p)
 	struct segment *g;
 	struct format_trailer *t = (void *)p->open_block;
 
-	if (p->ready || p->opening || p->failed || s->closing || s->cfg.read_only)
+	if (p->ready || p->opening || p->failed || s->cfg.read_only)
+		return;
+	if (s->closing && (p->open || !p->puts)) /* only for what is still to be written */
 		return;
 	g = segment_find_free(p);
 	if (!g)

@@ -29,7 +29,8 @@
 struct copies {
 	struct format_super *super[FORMAT_COPIES]; /* with its table behind it; NULL: not good */
 	enum format_verdict verdict[FORMAT_COPIES];
-	bool zero; /* all first blocks are */
+	uint32_t unread; /* of them; where a file is too short for them too */
+	bool zero;       /* all that was read is */
 	bool foreign;
 	uint32_t version;
 };
@@ -66,7 +67,7 @@ static int read_copy(struct store *s, struct part *p, struct copies *c, uint32_t
 	c->verdict[i] = FORMAT_DAMAGED;
 	error = recover_read(s, p, offset, super, FORMAT_UNIT);
 	if (error) {
-		c->zero = false;
+		c->unread++;
 	} else {
 		c->zero = c->zero && all_zero((const char *)super, FORMAT_UNIT);
 		c->verdict[i] = format_super_check(super, NULL, offset);
@@ -163,8 +164,8 @@ int super_read(struct store *s, struct part *p, struct format_ns **ret_ns, char 
 			 "%s: a store of format %u, this program knows %u (use a later one, or "
 			 "wipe it)",
 			 p->path, c.version, FORMAT_VERSION);
-	} else if (nothing == FORMAT_COPIES) {
-		error = c.zero ? 1 : -EMEDIUMTYPE;
+	} else if (nothing + c.unread == FORMAT_COPIES) { /* not one that was ours */
+		error = c.zero && nothing ? 1 : -EMEDIUMTYPE;
 		snprintf(why, why_bytes,
 			 "%s: it holds something that is not a store (kvb-store wipe makes it one)",
 			 p->path);

@@ -17,6 +17,9 @@
  * device below          `below 1` if the space has a host tier shrink         gives every slab
  * back: `ok` ping N         N empty calls: `worst US`, the longest of them
  *
+ *   bump           ends the epoch: `epoch E`, the one that begins
+ *   epoch          `epoch E`, the one that the namespace was opened in, or that the last bump began
+ *
  * The end of the input ends it. Exit status 1: a call failed that may not; 3: bytes that are wrong.
  */
 
@@ -205,6 +208,20 @@ static void ping(uint32_t n)
 	printf("worst %llu\n", (unsigned long long)worst_ns / 1000);
 }
 
+static void say_epoch(void)
+{
+	printf("epoch %llu\n", (unsigned long long)ns.epoch);
+}
+
+static void bump(void)
+{
+	uint64_t epoch = 0;
+
+	must(kvb_epoch_bump(kvb, ns.ns, &epoch), "bump");
+	ns.epoch = epoch;
+	say_epoch();
+}
+
 static void shrink(void)
 {
 	must(kvb_space_shrink(space, 1u << 20, WAIT_NS), "shrink");
@@ -231,7 +248,7 @@ static void open_all(char **argv, int argc)
 	must(kvb_space_open(kvb, &geometry, &space), "space");
 	kvb_space_get_info(space, &info);
 	must(info.stride_bytes <= PAGE_BYTES_MAX ? 0 : -E2BIG, "stride");
-	must(kvb_ns_open(kvb, digest, 0, &ns), "namespace");
+	must(kvb_ns_open(kvb, digest, KVB_NS_ADMIN, &ns), "namespace");
 }
 
 int main(int argc, char **argv)
@@ -261,6 +278,10 @@ int main(int argc, char **argv)
 			printf("below %d\n", kvb_space_tiers(space) >> KVB_TIER_HOST & 1 ? 1 : 0);
 		else if (strncmp(line, "shrink", 6) == 0)
 			shrink();
+		else if (strncmp(line, "bump", 4) == 0)
+			bump();
+		else if (strncmp(line, "epoch", 5) == 0)
+			say_epoch();
 		else
 			return 2;
 		fflush(stdout);

@@ -42,7 +42,12 @@ static const char USAGE[] =
 	"offline:\n"
 	"  --sim                drive the broker's core in this process\n"
 	"  --capacity-pages N   pages of the cache\n"
-	"  --tiers D,H          in its place: pages of the device and of the host tier below it\n"
+	"  --tiers D,H[,S]      in its place: pages of the device, of the host tier below it (0: "
+	"none)\n"
+	"                       and of the store below that\n"
+	"  --store-admit all|filter   what is written to the store: whatever goes, or what was "
+	"wanted\n"
+	"                       twice (default filter)\n"
 	"  --policy NAME        what is evicted (default lru)\n"
 	"  --per-request FILE   write the hits of each request, one number a line\n"
 	"  --help, --version\n";
@@ -63,6 +68,7 @@ enum option_id {
 	OPT_SIM, /* first that is offline only */
 	OPT_CAPACITY,
 	OPT_TIERS,
+	OPT_STORE_ADMIT,
 	OPT_POLICY,
 	OPT_PER_REQUEST,
 	OPT_END,
@@ -84,6 +90,7 @@ static const struct option OPTIONS[] = {
 	{ "sim", no_argument, NULL, OPT_SIM },
 	{ "capacity-pages", required_argument, NULL, OPT_CAPACITY },
 	{ "tiers", required_argument, NULL, OPT_TIERS },
+	{ "store-admit", required_argument, NULL, OPT_STORE_ADMIT },
 	{ "policy", required_argument, NULL, OPT_POLICY },
 	{ "per-request", required_argument, NULL, OPT_PER_REQUEST },
 	{ 0 },
@@ -187,9 +194,13 @@ static bool take_tenant(const char *text, const char **ret)
 	return true;
 }
 
-/* D,H: what --capacity-pages said before or says later must be D. */
-static bool take_tiers(const char *text, uint64_t *ret_device, uint64_t *ret_host)
+/*
+ * D,H or D,H,S: what --capacity-pages said before or says later must be D. There is something below
+ * the device, so H is 0 only above a store.
+ */
+static bool take_tiers(const char *text, struct replay_options *o)
 {
+	uint64_t *const ret[] = { &o->device_pages, &o->host_pages, &o->store_pages };
 	char part[3][32] = { "" };
 	unsigned n = 0;
 	size_t length;
@@ -204,20 +215,29 @@ static bool take_tiers(const char *text, uint64_t *ret_device, uint64_t *ret_hos
 		if (!at[length])
 			break;
 	}
-	if (n == 3) {
-		replay_say("--tiers %s: there is no store below the host tier to simulate; D,H are "
-			   "two numbers of pages",
-			   text);
+	if (n < 2) {
+		replay_say(
+			"--tiers takes pages of the device, of the host tier and of the store, as "
+			"in 1000,8000 or 1000,8000,50000, not '%s'",
+			text);
 		return false;
 	}
-	if (n != 2) {
-		replay_say("--tiers takes pages of the device and of the host tier, as in "
-			   "1000,8000, not '%s'",
-			   text);
-		return false;
+	o->store_pages = 0;
+	for (unsigned i = 0; i < n; i++) {
+		if (!take_number(OPT_TIERS, part[i], n == 3 && i == 1 ? 0 : 1, SIM_PAGES_MAX, false,
+				 ret[i]))
+			return false;
 	}
-	return take_number(OPT_TIERS, part[0], 1, SIM_PAGES_MAX, false, ret_device) &&
-	       take_number(OPT_TIERS, part[1], 1, SIM_PAGES_MAX, false, ret_host);
+	return true;
+}
+
+static bool take_admit(const char *text, bool *ret_filter)
+{
+	*ret_filter = strcmp(text, "filter") == 0;
+	if (*ret_filter || strcmp(text, "all") == 0)
+		return true;
+	replay_say("--store-admit takes all or filter, not '%s'", text);
+	return false;
 }
 
 static bool take_policy(const char *text, const char **ret)
@@ -279,7 +299,10 @@ static bool take_option(struct replay_options *o, int id, const char *arg)
 		ok = take_number(id, arg, 1, SIM_PAGES_MAX, false, &o->capacity_pages);
 		break;
 	case OPT_TIERS:
-		ok = take_tiers(arg, &o->device_pages, &o->host_pages);
+		ok = take_tiers(arg, o);
+		break;
+	case OPT_STORE_ADMIT:
+		ok = take_admit(arg, &o->store_filter);
 		break;
 	case OPT_POLICY:
 		ok = take_policy(arg, &o->policy);
@@ -297,13 +320,13 @@ static bool settle_capacity(struct replay_options *o)
 	if (!o->capacity_pages)
 		o->capacity_pages = o->device_pages;
 	if (o->sim && !o->capacity_pages) {
-		replay_say("--sim needs --capacity-pages N or --tiers D,H");
+		replay_say("--sim needs --capacity-pages N or --tiers D,H[,S]");
 		return false;
 	}
-	if (o->host_pages && o->capacity_pages != o->device_pages) {
-		replay_say("--capacity-pages %" PRIu64 " and --tiers %" PRIu64 ",%" PRIu64
-			   " name two sizes of the device",
-			   o->capacity_pages, o->device_pages, o->host_pages);
+	if (o->device_pages && o->capacity_pages != o->device_pages) {
+		replay_say("--capacity-pages %" PRIu64 " and --tiers %" PRIu64
+			   ",... name two sizes of the device",
+			   o->capacity_pages, o->device_pages);
 		return false;
 	}
 	return true;
@@ -328,6 +351,10 @@ static bool check_options(struct replay_options *o, const bool *given)
 	}
 	if (!settle_capacity(o))
 		return false;
+	if (given[OPT_STORE_ADMIT - OPT_TRACE] && !o->store_pages) {
+		replay_say("--store-admit: there is no store it could be of (--tiers D,H,S)");
+		return false;
+	}
 	if (o->page_bytes % (64ull * o->regions) != 0) {
 		replay_say("--page-bytes %" PRIu64 " does not divide into %" PRIu32
 			   " regions of a multiple of 64 bytes each",
@@ -366,6 +393,7 @@ int main(int argc, char **argv)
 {
 	struct replay_options o = {
 		.policy = policy_lru.name,
+		.store_filter = true,
 		.clients = 4,
 		.regions = 1,
 		.page_bytes = PAGE_BYTES_DEFAULT,

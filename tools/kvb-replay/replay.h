@@ -37,6 +37,8 @@ struct replay_options {
 	uint64_t capacity_pages; /* of the device */
 	uint64_t device_pages;   /* the same, as --tiers has it */
 	uint64_t host_pages;     /* of the tier below; 0 = none */
+	uint64_t store_pages;    /* of the store below that; 0 = none */
+	bool store_filter;       /* only what was wanted twice is written there */
 	const char *per_request; /* file for the hits of each request; NULL = none */
 	/* live */
 	const char *broker;   /* socket */
@@ -66,8 +68,12 @@ struct replay_result {
 	uint64_t evictions;
 	double seconds;      /* from the first request to the end of the last */
 	double core_seconds; /* offline: of these, inside the core */
-	bool interrupted;    /* ended by a signal: the counts are of what was done */
-	uint32_t clients;    /* live */
+	/* offline, pages: */
+	uint64_t store_writes;   /* written to the store */
+	uint64_t store_carried;  /* and again, when it made room and they had been read */
+	uint64_t store_unwanted; /* that admission kept out */
+	bool interrupted;        /* ended by a signal: the counts are of what was done */
+	uint32_t clients;        /* live */
 	uint64_t client_requests[REPLAY_CLIENTS_MAX];
 };
 

@@ -37,10 +37,12 @@ static void print_json(const struct replay_options *o, const struct replay_resul
 	       r->seconds, r->interrupted ? "true" : "false");
 	if (o->sim) {
 		printf(", \"policy\": \"%s\", \"capacity_pages\": %" PRIu64
-		       ", \"host_pages\": %" PRIu64
+		       ", \"host_pages\": %" PRIu64 ", \"store_pages\": %" PRIu64
+		       ", \"store_writes\": %" PRIu64 ", \"store_carried\": %" PRIu64
+		       ", \"store_unwanted\": %" PRIu64
 		       ", \"ns_per_block\": %.1f, \"hot_ns_per_block\": %.1f}\n",
-		       o->policy, o->capacity_pages, o->host_pages,
-		       ns_per_block(r->seconds, n->blocks),
+		       o->policy, o->capacity_pages, o->host_pages, o->store_pages, r->store_writes,
+		       r->store_carried, r->store_unwanted, ns_per_block(r->seconds, n->blocks),
 		       ns_per_block(r->core_seconds, n->blocks));
 		return;
 	}
@@ -98,6 +100,11 @@ void report_print(const struct replay_options *o, const struct replay_result *r)
 	if (o->verify) {
 		printf("%-10s %9" PRIu64 "  %" PRIu64 " of them corrupt\n", "checked",
 		       n->pages_verified, n->corrupt);
+	}
+	if (o->store_pages) {
+		printf("%-10s %9" PRIu64 "  pages to the store, %" PRIu64 " carried there, %" PRIu64
+		       " kept out\n",
+		       "written", r->store_writes, r->store_carried, r->store_unwanted);
 	}
 	if (o->sim) {
 		printf("%-10s %9.1f  of them %.1f in the core\n", "ns/block",

@@ -16,6 +16,7 @@
 #include "tools/kvb-replay/sim.h"
 
 #define WORK_UNITS 4096u
+#define IDLE_MAX 100u /* a broker waits for a while: so many rounds of transfers */
 
 static uint64_t clock_ns(void)
 {
@@ -29,7 +30,7 @@ static uint64_t clock_ns(void)
 
 struct hits {
 	uint32_t run;
-	uint32_t host; /* of them, from the lower tier */
+	uint32_t host, store; /* of them, from there */
 };
 
 static int batch_error(const struct core_batch *b)
@@ -41,7 +42,7 @@ static int batch_error(const struct core_batch *b)
 static uint32_t load(struct sim *s, uint32_t from, uint32_t n)
 {
 	struct core_lookup lk = { .ns = (uint16_t)s->ns };
-	uint32_t done = 0;
+	uint32_t done = 0, idle = 0;
 	bool failed, more = n > 0;
 
 	while (more) {
@@ -49,13 +50,15 @@ static uint32_t load(struct sim *s, uint32_t from, uint32_t n)
 						n - done, s->page + from + done);
 
 		done += b.done;
-		more = done < n && b.wait && (sim_settle(s) || b.done);
+		idle = b.done ? 0 : idle + 1;
+		(void)(b.wait && sim_settle(s));
+		more = done < n && b.wait && idle < IDLE_MAX;
 	}
 	(void)sim_settle(s);
 	return core_load_arrived(&s->core, s->member, s->page + from, done, &failed);
 }
 
-/* The run that is in either tier, all of it on the device and leased then. 0 or -errno. */
+/* The run that is in any tier, all of it on the device and leased then. 0 or -errno. */
 static int look_up_tiers(struct sim *s, uint32_t blocks, struct hits *ret)
 {
 	struct core_lookup lk = { .ns = (uint16_t)s->ns, .tiers = true };
@@ -65,11 +68,13 @@ static int look_up_tiers(struct sim *s, uint32_t blocks, struct hits *ret)
 	if (b.status)
 		return b.status;
 	for (uint32_t i = lk.lead; i < b.done; i++)
-		s->below[i] = KVB_PAGE_TIER(s->page[i]) == KVB_TIER_HOST;
+		s->tier[i] = (uint8_t)KVB_PAGE_TIER(s->page[i]);
 	n = load(s, lk.lead, b.done - lk.lead);
 	ret->run = lk.lead + n;
-	for (uint32_t i = lk.lead; i < ret->run; i++)
-		ret->host += s->below[i];
+	for (uint32_t i = lk.lead; i < ret->run; i++) {
+		ret->host += s->tier[i] == KVB_TIER_HOST;
+		ret->store += s->tier[i] == KVB_TIER_STORE;
+	}
 	return 0;
 }
 
@@ -78,7 +83,7 @@ static int look_up(struct sim *s, uint32_t blocks, struct hits *ret)
 {
 	struct core_lookup lk = { .ns = (uint16_t)s->ns, .all = true };
 	struct core_batch b;
-	int r = s->low_slabs ? look_up_tiers(s, blocks, ret) : 0;
+	int r = s->low_slabs || s->store ? look_up_tiers(s, blocks, ret) : 0;
 	uint32_t from = ret->run;
 
 	if (r < 0)
@@ -93,18 +98,19 @@ static int look_up(struct sim *s, uint32_t blocks, struct hits *ret)
 /* Pages for up to n missing blocks into s->some; returns how many there were. */
 static uint32_t allocate(struct sim *s, uint32_t n)
 {
-	uint32_t got = 0, flags = 0;
+	uint32_t got = 0, idle = 0;
 	bool more = n > 0;
 
 	while (more) {
-		struct core_batch b =
-			core_alloc(&s->core, s->member, n - got, flags, s->some + got);
+		/* What cannot be written down is lost, as when a broker has waited long enough. */
+		const bool drop = idle == IDLE_MAX;
+		struct core_batch b = core_alloc(&s->core, s->member, drop ? 1 : n - got,
+						 drop ? KVB_ALLOC_DROP : 0, s->some + got);
 
 		got += b.done;
-		/* What cannot be written down is lost, as when a broker has waited long enough. */
-		if (b.wait && !sim_settle(s) && !b.done)
-			flags = KVB_ALLOC_DROP;
-		more = got < n && (b.done || b.wait || b.flags & KVB_CQE_AGAIN);
+		idle = b.done ? 0 : idle + 1;
+		(void)(b.wait && sim_settle(s));
+		more = got < n && idle <= IDLE_MAX && (b.done || b.wait || b.flags & KVB_CQE_AGAIN);
 	}
 	return got;
 }
@@ -201,6 +207,7 @@ static int run_request(struct sim *s, const uint64_t *id, uint32_t blocks, bool 
 	n->blocks += blocks;
 	n->hit_blocks += hits.run;
 	n->hit_blocks_host += hits.host;
+	n->hit_blocks_store += hits.store;
 	n->refused += missing - got;
 	return (int)hits.run;
 }
@@ -227,6 +234,9 @@ static enum replay_exit run_trace(struct sim *s, const struct replay_options *o,
 	ret->seconds = (double)(clock_ns() - from) / 1e9;
 	ret->core_seconds = (double)s->core_ns / 1e9;
 	ret->evictions = s->core.h->n.evictions;
+	ret->store_writes = s->core.h->n.stored;
+	ret->store_carried = sim_store_carried(s);
+	ret->store_unwanted = s->core.h->n.store_unwanted;
 	return REPLAY_OK;
 }
 

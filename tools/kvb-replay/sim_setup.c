@@ -68,6 +68,7 @@ bool sim_settle(struct sim *s)
 
 	do {
 		now = settle_grants(s);
+		now |= sim_store_settle(s);
 		now |= settle_transfers(s);
 		any |= now;
 	} while (now);
@@ -153,15 +154,15 @@ static int make_room(struct sim *s, uint32_t blocks)
 	s->key = calloc(n, sizeof(*s->key));
 	s->page = calloc(n, sizeof(*s->page));
 	s->some = calloc(n, sizeof(*s->some));
-	s->below = calloc(n, sizeof(*s->below));
+	s->tier = calloc(n, sizeof(*s->tier));
 	s->missing = calloc(n, sizeof(*s->missing));
 	s->seal = calloc(n, sizeof(*s->seal));
-	return s->stamp && s->key && s->page && s->some && s->below && s->missing && s->seal
+	return s->stamp && s->key && s->page && s->some && s->tier && s->missing && s->seal
 		       ? 0
 		       : -ENOMEM;
 }
 
-static int make_tables(struct sim *s, const struct policy_ops *policy)
+static int make_tables(struct sim *s, const struct policy_ops *policy, bool tiers)
 {
 	static const uint64_t SECRET[4] = { 1, 2, 3, 4 }; /* the same history every time */
 	struct core_limits limits = {
@@ -173,7 +174,7 @@ static int make_tables(struct sim *s, const struct policy_ops *policy)
 		.members = 2,
 		.tenants = 1,
 		.namespaces = 1,
-		.transfers = s->low_slabs ? TRANSFERS : 0,
+		.transfers = tiers ? TRANSFERS : 0,
 	};
 
 	core_limits_fill(&limits);
@@ -237,7 +238,7 @@ int sim_open(struct sim *s, const struct replay_options *o, const struct trace *
 
 	s->slab_pages = slab_pages_for(o->capacity_pages, &s->slabs);
 	s->low_slab_pages = slab_pages_for(o->host_pages, &s->low_slabs);
-	if ((r = make_tables(s, policy_find(o->policy))) < 0 ||
+	if ((r = make_tables(s, policy_find(o->policy), o->host_pages || o->store_pages)) < 0 ||
 	    (r = make_room(s, t->blocks_max)) < 0 || (r = add_devices(s)) < 0)
 		return r;
 	tenant = core_tenant_set(&s->core, &spec, /* dry_run = */ false, why, sizeof(why));
@@ -250,18 +251,20 @@ int sim_open(struct sim *s, const struct replay_options *o, const struct trace *
 		return r;
 	s->ns = (unsigned)core_ns_get(&s->core, s->client, info.ns);
 	s->epoch = info.epoch;
-	return take_memory_below(s, o->host_pages);
+	r = take_memory_below(s, o->host_pages);
+	return r || !o->store_pages ? r : sim_store_open(s, o->store_pages, o->store_filter);
 }
 
 void sim_close(struct sim *s)
 {
+	sim_store_close(s);
 	if (s->mem)
 		(void)munmap(s->mem, s->mem_bytes);
 	free(s->stamp);
 	free(s->key);
 	free(s->page);
 	free(s->some);
-	free(s->below);
+	free(s->tier);
 	free(s->missing);
 	free(s->seal);
 }
