@@ -295,9 +295,10 @@ bool core_store_is_written_out(const struct core *c);
 unsigned core_next_store_transfer(struct core *c);
 /*
  * The page that it fills (UP) or writes (DOWN), and the key; core_transfer_done() ends it, for a
- * read with the checksum that the bytes have. A page of an arena is written only if its bytes have
- * the transfer's checksum, so that what was damaged there does not come back as good: if they have
- * not, -EBADMSG, and the page is given up.
+ * read with the checksum that the bytes have. A page of an arena is written with the transfer's
+ * checksum, and not with one made of what lies there now: so what was damaged meanwhile never comes
+ * back as good. Who finds that it does not fit ends the write with -EBADMSG, and the page is given
+ * up.
  */
 uint32_t core_store_page(const struct core *c, unsigned transfer, struct core_key *ret_key);
 

@@ -82,7 +82,7 @@ void core_ripe_remove(struct core *c, struct core_space *s, uint32_t page)
 
 void core_page_touch(struct core *c, uint32_t page)
 {
-	c->pages[page].flags &= (uint16_t)~CORE_PAGE_UNWANTED;
+	c->pages[page].flags &= (uint16_t)~CORE_PAGE_OFFERED;
 	if (c->pages[page].flags & CORE_PAGE_RIPE) {
 		core_ripe_remove(c, core_space_of(c, page), page);
 		set_spare(c, core_space_of(c, page), page, true);
@@ -111,13 +111,17 @@ static uint32_t ripe_low_mark(const struct core *c, const struct core_space *s)
 	return mark > RIPE_MAX ? RIPE_MAX : mark;
 }
 
-/* Would another copy below take the place of one that is as good? Then it is not made. */
-static bool is_low_crowded(const struct core *c, const struct core_space *s)
+/*
+ * Would another copy below take the place of one that is as good? Then it is not made; with a store
+ * behind, which is where the other one would go, not if the page is there already.
+ */
+static bool is_low_crowded(const struct core *c, const struct core_space *s, uint32_t page)
 {
 	const struct core_space *low = &c->spaces[s->below];
 
-	return s->below != CORE_NONE16 && !core_store_usable(c, low) && low->pages &&
-	       s->ripe + s->falling > low->pages / 2;
+	if (s->below == CORE_NONE16 || !low->pages || s->ripe + s->falling <= low->pages / 2)
+		return false;
+	return !core_store_usable(c, low) || core_store_has(c, page);
 }
 
 /* Pages that can go at once, or soon. */
@@ -247,7 +251,8 @@ void core_ripen_work(struct core *c, uint32_t *units)
 static bool is_worth_writing(struct core *c, const struct core_space *s, uint32_t page)
 {
 	return !(c->pages[page].flags & CORE_PAGE_BELOW) && core_page_kept(c, page) &&
-	       core_page_usable(c, page) && !is_low_crowded(c, s) && core_ripe_wants(c, s, page);
+	       core_page_usable(c, page) && !is_low_crowded(c, s, page) &&
+	       core_ripe_wants(c, s, page);
 }
 
 bool core_ripe_wants(struct core *c, const struct core_space *s, uint32_t page)

@@ -51,12 +51,12 @@ bool core_store_wants(struct core *c, uint32_t page)
 
 	/* Of a spare copy the page above is in use, and is written down again when it goes; and the
 	 * store would not know when a time to live is over. */
-	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_UNWANTED) || p->expire_s ||
+	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_OFFERED) || p->expire_s ||
 	    core_store_has(c, page))
 		return false;
 	if (!c->store->admit || c->store->admit(c->store_arg, p, &key))
 		return true;
-	p->flags |= CORE_PAGE_UNWANTED;
+	p->flags |= CORE_PAGE_OFFERED;
 	c->h->n.store_unwanted++;
 	return false;
 }
@@ -182,8 +182,9 @@ void core_store_done(struct core *c, const struct core_transfer *t, struct core_
 		return;
 	}
 	s->falling--;
-	if (error) { /* nobody waits for a second try */
-		c->pages[t->from].flags |= CORE_PAGE_UNWANTED;
+	/* There is no second try, not even when the store has lost it again by then. */
+	c->pages[t->from].flags |= CORE_PAGE_OFFERED;
+	if (error) {
 		c->h->n.store_refused++;
 	} else {
 		count(&c->h->n.stored, &c->h->n.stored_bytes, s);

@@ -58,20 +58,22 @@ enum core_page_state {
 	CORE_PAGE_ARRIVING,   /* under its key, nobody's: a transfer brings its bytes */
 };
 
-#define CORE_PAGE_MAGAZINE (1u << 0)  /* FILLING, and taken for a magazine */
-#define CORE_PAGE_INDEXED (1u << 1)   /* the index leads here */
-#define CORE_PAGE_LISTED (1u << 2)    /* the policy has it in its order */
-#define CORE_PAGE_PINNED (1u << 3)    /* by an operator; clients pin through their lease */
-#define CORE_PAGE_LOW (1u << 4)       /* hint: first to go */
-#define CORE_PAGE_HIGH (1u << 5)      /* hint: passed over once */
-#define CORE_PAGE_BUSY (1u << 6)      /* a transfer reads or writes it */
-#define CORE_PAGE_BELOW (1u << 7)     /* indexed, and the space below has a copy */
-#define CORE_PAGE_ABOVE (1u << 8)     /* in a lower tier: the copy of a page above */
-#define CORE_PAGE_RIPE (1u << 9)      /* on its space's list of what goes next */
-#define CORE_PAGE_FAILED (1u << 10)   /* its bytes did not arrive: it goes with its last lease */
-#define CORE_PAGE_PENDING (1u << 11)  /* of a group of which not every rank has the key: a miss */
-#define CORE_PAGE_SPARE (1u << 12)    /* ABOVE, of a page that is in use: the first to go */
-#define CORE_PAGE_UNWANTED (1u << 13) /* the store did not take it: it goes without a copy */
+#define CORE_PAGE_MAGAZINE (1u << 0) /* FILLING, and taken for a magazine */
+#define CORE_PAGE_INDEXED (1u << 1)  /* the index leads here */
+#define CORE_PAGE_LISTED (1u << 2)   /* the policy has it in its order */
+#define CORE_PAGE_PINNED (1u << 3)   /* by an operator; clients pin through their lease */
+#define CORE_PAGE_LOW (1u << 4)      /* hint: first to go */
+#define CORE_PAGE_HIGH (1u << 5)     /* hint: passed over once */
+#define CORE_PAGE_BUSY (1u << 6)     /* a transfer reads or writes it */
+#define CORE_PAGE_BELOW (1u << 7)    /* indexed, and the space below has a copy */
+#define CORE_PAGE_ABOVE (1u << 8)    /* in a lower tier: the copy of a page above */
+#define CORE_PAGE_RIPE (1u << 9)     /* on its space's list of what goes next */
+#define CORE_PAGE_FAILED (1u << 10)  /* its bytes did not arrive: it goes with its last lease */
+#define CORE_PAGE_PENDING (1u << 11) /* of a group of which not every rank has the key: a miss */
+#define CORE_PAGE_SPARE (1u << 12)   /* ABOVE, of a page that is in use: the first to go */
+#define CORE_PAGE_OFFERED                                                                          \
+	(1u << 13) /* the store was offered it, and took it or not: it goes now                    \
+		    */
 
 /* One cache line, so that a lookup touches an index line and this. */
 struct core_page {

@@ -206,6 +206,10 @@ uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_
 			ret[at] = ret[at - 1];
 		ret[at] = page;
 	}
+	/* all that is there is being written or read: with a store behind, it makes way after that
+	 */
+	if (!got && core_store_usable(c, low) && (s->falling || s->rising || low->falling))
+		*ret_error = -EAGAIN;
 	/* what was to make way below may have taken the last transfers for itself */
 	for (; got > core_transfer_room(c, s); *ret_error = -EAGAIN)
 		core_page_make_free(c, ret[--got]);

@@ -68,7 +68,7 @@ static const char options_help[] =
 	"                             GPUs need --host-tier for it\n"
 	"  --store-admit all|filter   what is written there: whatever goes, or what was wanted "
 	"twice;\n"
-	"                             default filter\n"
+	"                             default all\n"
 	"  --tenant NAME[,KEY=VALUE]  a budget: min= high= max= (sizes, or % of the device), "
 	"weight=\n"
 	"                             (1 to 1000), uid= (number or name), device=host:NODE or\n"
@@ -683,7 +683,6 @@ enum options_verdict options_parse(int argc, char **argv, struct server_config *
 		.admins_max = 32,
 		.socket_mode = 0660,
 		.huge_pages = true,
-		.store_admit = true,
 		.limits = { .clients = 512 },
 	};
 	opterr = 0;

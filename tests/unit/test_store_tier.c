@@ -190,7 +190,7 @@ START_TEST(admission_is_asked_once_a_time)
 	ck_assert_uint_eq(space_of(m)->ripe, 16);
 	page = fixture_lookup(&f, m, 0, 0);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
-	ck_assert(!(f.c.pages[fixture_above(&f, m, 0)].flags & CORE_PAGE_UNWANTED));
+	ck_assert(!(f.c.pages[fixture_above(&f, m, 0)].flags & CORE_PAGE_OFFERED));
 	fixture_alloc(&f, m, 1, &page); /* key 1 */
 	ck_assert_uint_eq(store.admits, 16);
 	ck_assert_uint_ne(fixture_above(&f, m, 0), CORE_NONE);

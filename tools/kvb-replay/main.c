@@ -47,7 +47,7 @@ static const char USAGE[] =
 	"                       and of the store below that\n"
 	"  --store-admit all|filter   what is written to the store: whatever goes, or what was "
 	"wanted\n"
-	"                       twice (default filter)\n"
+	"                       twice (default all)\n"
 	"  --policy NAME        what is evicted (default lru)\n"
 	"  --per-request FILE   write the hits of each request, one number a line\n"
 	"  --help, --version\n";
@@ -393,7 +393,6 @@ int main(int argc, char **argv)
 {
 	struct replay_options o = {
 		.policy = policy_lru.name,
-		.store_filter = true,
 		.clients = 4,
 		.regions = 1,
 		.page_bytes = PAGE_BYTES_DEFAULT,
