@@ -40,6 +40,7 @@ struct stats {
 	uint64_t next_ns;
 	uint64_t reclaim_total;
 	uint64_t reclaim_ns[STATS_RECLAIMS_MAX];
+	uint64_t reclaim_sum_ns, reclaim_bucket[STATS_RECLAIM_BUCKETS];
 	char path[4096];
 };
 
@@ -342,6 +343,8 @@ static void stats_fill_reclaims(const struct stats *st, struct stats_segment *se
 	if (seg->reclaim_total == st->reclaim_total)
 		return;
 	memcpy(seg->reclaim_ns, st->reclaim_ns, sizeof(seg->reclaim_ns));
+	memcpy(seg->reclaim_bucket, st->reclaim_bucket, sizeof(seg->reclaim_bucket));
+	seg->reclaim_sum_ns = st->reclaim_sum_ns;
 	seg->reclaim_total = st->reclaim_total;
 	seg->reclaim_n = st->reclaim_total < STATS_RECLAIMS_MAX ? (uint32_t)st->reclaim_total
 								: STATS_RECLAIMS_MAX;
@@ -374,9 +377,16 @@ void stats_turn(struct server *s)
 void stats_reclaimed(struct server *s, uint64_t ns)
 {
 	struct stats *st = s->stats;
+	unsigned bucket = 0;
 
-	if (st)
-		st->reclaim_ns[st->reclaim_total++ % STATS_RECLAIMS_MAX] = ns;
+	if (!st)
+		return;
+	st->reclaim_ns[st->reclaim_total++ % STATS_RECLAIMS_MAX] = ns;
+	st->reclaim_sum_ns += ns;
+	while (bucket < STATS_RECLAIM_BUCKETS && ns > STATS_RECLAIM_BOUND_NS(bucket))
+		bucket++;
+	if (bucket < STATS_RECLAIM_BUCKETS)
+		st->reclaim_bucket[bucket]++;
 }
 
 int stats_reader_fd(const struct server *s)

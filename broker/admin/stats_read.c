@@ -73,7 +73,9 @@ static void read_terminate(struct stats_segment *seg)
 		TERMINATE(seg->device[i].name);
 		TERMINATE(seg->device[i].driver);
 		TERMINATE(seg->device[i].model);
+		TERMINATE(seg->device[i].pci);
 		TERMINATE(seg->device[i].why);
+		TERMINATE(seg->device[i].warning);
 		TERMINATE(seg->device[i].below_why);
 	}
 	for (uint32_t i = 0; i < seg->tenants_n; i++)
