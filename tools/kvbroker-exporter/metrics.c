@@ -140,11 +140,12 @@ static void write_gpus(struct expo *e, const struct stats_segment *seg)
 		const struct stats_device *d = &seg->device[i];
 		char labels[METRICS_LABELS_BYTES] = "", node[16] = "";
 
-		if (strcmp(d->driver, "cuda") != 0)
+		if (strncmp(d->name, "cuda:", 5) != 0)
 			continue;
 		if (d->node >= 0)
 			(void)snprintf(node, sizeof(node), "%d", d->node);
 		expo_label(labels, sizeof(labels), "device", d->name);
+		expo_label(labels, sizeof(labels), "driver", d->driver);
 		expo_label(labels, sizeof(labels), "model", d->model);
 		expo_label(labels, sizeof(labels), "pci_bus_id", d->pci);
 		expo_label(labels, sizeof(labels), "numa", node);

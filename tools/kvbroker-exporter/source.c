@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "broker/admin/stats_read.h"
+#include "broker/io/shm.h"
 #include "tools/kvbroker-exporter/source.h"
 
 /* Between the start of a process and of the daemon in it, clocks read at different moments. */
@@ -125,13 +126,13 @@ void source_read(struct source *s)
 	seg = source_map(s);
 	if (!seg)
 		return;
-	/* First, so that what died while it wrote is not waited for. */
-	if (!process_lives(seg))
+	/* Both first, so that what died while it wrote is not waited for. */
+	if (shm_load(&seg->ready) == READY_STOPPED)
+		(void)snprintf(s->why, sizeof(s->why), "it was stopped");
+	else if (!process_lives(seg))
 		(void)snprintf(s->why, sizeof(s->why), "its process, pid %d, has ended", seg->pid);
 	else if (stats_read_copy(seg, s->seg) < 0)
 		(void)snprintf(s->why, sizeof(s->why), "the stats segment stays half written");
-	else if (s->seg->ready >= READY_STOPPED)
-		(void)snprintf(s->why, sizeof(s->why), "it was stopped");
 	else
 		s->up = true;
 	stats_read_unmap(seg);
