@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@
 #include "broker/io/ring.h"
 #include "broker/io/server.h"
 #include "broker/io/shm.h"
+#include "broker/io/start.h"
 #include "broker/policy/policy.h"
 
 #define STATS_PERIOD_NS (100ull * 1000 * 1000)
@@ -93,10 +95,21 @@ static int stats_file_new(const char *path, struct stats_segment **ret)
 	return 0;
 }
 
+/* Readers run in other directories. */
+static void stats_copy_directory(struct stats_segment *seg, const char *path)
+{
+	char *whole = realpath(path, NULL);
+
+	if (whole && strlen(whole) < sizeof(seg->state_dir))
+		stats_copy_text(seg->state_dir, sizeof(seg->state_dir), whole);
+	free(whole);
+}
+
 int stats_open(struct server *s)
 {
 	struct stats *st;
 	struct stats_segment *seg;
+	struct rlimit files;
 	int r;
 
 	st = calloc(1, sizeof(*st));
@@ -120,6 +133,9 @@ int stats_open(struct server *s)
 	seg->boot_id = s->boot_id;
 	seg->started_ns = s->started_ns;
 	stats_copy_text(seg->daemon_version, sizeof(seg->daemon_version), KVB_VERSION);
+	stats_copy_directory(seg, s->cfg.state_dir);
+	seg->files_needed = start_count_files(&s->cfg);
+	seg->files_max = getrlimit(RLIMIT_NOFILE, &files) < 0 ? 0 : files.rlim_cur;
 	/* Last: a reader that sees the magic sees the rest. */
 	__atomic_store_n(&seg->magic, STATS_MAGIC, __ATOMIC_RELEASE);
 	s->stats = st;

@@ -130,6 +130,8 @@ struct stats_segment {
 	char engine[16]; /* event loop */
 	char policy[16];
 	char policy_summary[96];
+	char state_dir[256];              /* where this file is; "" if that is too long */
+	uint64_t files_needed, files_max; /* open files: with every client and slab; allowed */
 	struct core_counters n;
 	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked,
 		log_dropped;

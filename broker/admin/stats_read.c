@@ -69,6 +69,7 @@ static void read_terminate(struct stats_segment *seg)
 	TERMINATE(seg->engine);
 	TERMINATE(seg->policy);
 	TERMINATE(seg->policy_summary);
+	TERMINATE(seg->state_dir);
 	for (uint32_t i = 0; i < seg->devices_n; i++) {
 		TERMINATE(seg->device[i].name);
 		TERMINATE(seg->device[i].driver);
