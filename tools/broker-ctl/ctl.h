@@ -10,7 +10,7 @@
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells
  *   numa.c      what the machine and    table.c, format.c   output
- *               the segment tell
+ *               the segment tell         doctor.h            checks of both
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -161,6 +161,7 @@ void numa_say(FILE *to, const struct topology *t, const struct stats_segment *se
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);
 int ctl_health(struct ctl *ctl);
+int ctl_doctor(struct ctl *ctl);
 int ctl_stat(struct ctl *ctl);
 int ctl_version(struct ctl *ctl);
 int ctl_list(struct ctl *ctl);
