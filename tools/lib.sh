@@ -29,6 +29,7 @@ libnuma-dev       module   numa
 libisal-dev       module   libisal
 libxxhash-dev     module   libxxhash
 libcjson-dev      module   libcjson
+libmicrohttpd-dev module   libmicrohttpd
 libsystemd-dev    module   libsystemd
 check             module   check
 '

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@
 #include "broker/io/ring.h"
 #include "broker/io/server.h"
 #include "broker/io/shm.h"
+#include "broker/io/start.h"
 #include "broker/io/store_tier.h"
 #include "broker/policy/policy.h"
 
@@ -41,6 +43,7 @@ struct stats {
 	uint64_t next_ns;
 	uint64_t reclaim_total;
 	uint64_t reclaim_ns[STATS_RECLAIMS_MAX];
+	uint64_t reclaim_sum_ns, reclaim_bucket[STATS_RECLAIM_BUCKETS];
 	char path[4096];
 };
 
@@ -93,10 +96,21 @@ static int stats_file_new(const char *path, struct stats_segment **ret)
 	return 0;
 }
 
+/* Readers run in other directories. */
+static void stats_copy_directory(struct stats_segment *seg, const char *path)
+{
+	char *whole = realpath(path, NULL);
+
+	if (whole && strlen(whole) < sizeof(seg->state_dir))
+		stats_copy_text(seg->state_dir, sizeof(seg->state_dir), whole);
+	free(whole);
+}
+
 int stats_open(struct server *s)
 {
 	struct stats *st;
 	struct stats_segment *seg;
+	struct rlimit files;
 	int r;
 
 	st = calloc(1, sizeof(*st));
@@ -120,6 +134,9 @@ int stats_open(struct server *s)
 	seg->boot_id = s->boot_id;
 	seg->started_ns = s->started_ns;
 	stats_copy_text(seg->daemon_version, sizeof(seg->daemon_version), KVB_VERSION);
+	stats_copy_directory(seg, s->cfg.state_dir);
+	seg->files_needed = start_count_files(&s->cfg);
+	seg->files_max = getrlimit(RLIMIT_NOFILE, &files) < 0 ? 0 : files.rlim_cur;
 	/* Last: a reader that sees the magic sees the rest. */
 	__atomic_store_n(&seg->magic, STATS_MAGIC, __ATOMIC_RELEASE);
 	s->stats = st;
@@ -350,6 +367,8 @@ static void stats_fill_reclaims(const struct stats *st, struct stats_segment *se
 	if (seg->reclaim_total == st->reclaim_total)
 		return;
 	memcpy(seg->reclaim_ns, st->reclaim_ns, sizeof(seg->reclaim_ns));
+	memcpy(seg->reclaim_bucket, st->reclaim_bucket, sizeof(seg->reclaim_bucket));
+	seg->reclaim_sum_ns = st->reclaim_sum_ns;
 	seg->reclaim_total = st->reclaim_total;
 	seg->reclaim_n = st->reclaim_total < STATS_RECLAIMS_MAX ? (uint32_t)st->reclaim_total
 								: STATS_RECLAIMS_MAX;
@@ -383,9 +402,16 @@ void stats_turn(struct server *s)
 void stats_reclaimed(struct server *s, uint64_t ns)
 {
 	struct stats *st = s->stats;
+	unsigned bucket = 0;
 
-	if (st)
-		st->reclaim_ns[st->reclaim_total++ % STATS_RECLAIMS_MAX] = ns;
+	if (!st)
+		return;
+	st->reclaim_ns[st->reclaim_total++ % STATS_RECLAIMS_MAX] = ns;
+	st->reclaim_sum_ns += ns;
+	while (bucket < STATS_RECLAIM_BUCKETS && ns > STATS_RECLAIM_BOUND_NS(bucket))
+		bucket++;
+	if (bucket < STATS_RECLAIM_BUCKETS)
+		st->reclaim_bucket[bucket]++;
 }
 
 int stats_reader_fd(const struct server *s)

@@ -20,12 +20,14 @@
 #include "broker/store/store.h"
 
 #define STATS_MAGIC 0x737461747642564bull
-#define STATS_VERSION 6u
+#define STATS_VERSION 7u
 #define STATS_SPACES_MAX 256u
 #define STATS_CLIENTS_MAX 1024u
 #define STATS_TENANTS_MAX 256u
 #define STATS_NAMESPACES_MAX 256u
 #define STATS_NONE 0xffffffffu
+#define STATS_RECLAIM_BUCKETS 16u
+#define STATS_RECLAIM_BOUND_NS(bucket) (100000ull << (bucket)) /* 0.1 ms to 3.3 s, doubling */
 
 /* Whether an operator has the device emptied: not, being emptied, empty and nobody's. */
 enum stats_drain { STATS_DRAIN_NOT = 0, STATS_DRAIN_GOES, STATS_DRAIN_DONE };
@@ -129,6 +131,8 @@ struct stats_segment {
 	char engine[16]; /* event loop */
 	char policy[16];
 	char policy_summary[96];
+	char state_dir[256];              /* where this file is; "" if that is too long */
+	uint64_t files_needed, files_max; /* open files: with every client and slab; allowed */
 	struct core_counters n;
 	uint64_t turns, sleeps, accepted, refused, protocol_errors, attach_timeouts, kicked,
 		log_dropped;
@@ -140,6 +144,9 @@ struct stats_segment {
 	uint32_t reclaim_n, resv;
 	uint64_t reclaim_total;
 	uint64_t reclaim_ns[1024];
+	/* the same ends since start: as many took no longer than the bound of the bucket, and more
+	 * than that of the one before; what took longer than all is in the total alone */
+	uint64_t reclaim_sum_ns, reclaim_bucket[STATS_RECLAIM_BUCKETS];
 	uint32_t devices_n, tenants_n, clients_n, spaces_n, namespaces_n,
 		resv1; /* devices: arenas too */
 	struct stats_device device[CORE_DEVICES_MAX];

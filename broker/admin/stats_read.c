@@ -69,11 +69,14 @@ static void read_terminate(struct stats_segment *seg)
 	TERMINATE(seg->engine);
 	TERMINATE(seg->policy);
 	TERMINATE(seg->policy_summary);
+	TERMINATE(seg->state_dir);
 	for (uint32_t i = 0; i < seg->devices_n; i++) {
 		TERMINATE(seg->device[i].name);
 		TERMINATE(seg->device[i].driver);
 		TERMINATE(seg->device[i].model);
+		TERMINATE(seg->device[i].pci);
 		TERMINATE(seg->device[i].why);
+		TERMINATE(seg->device[i].warning);
 		TERMINATE(seg->device[i].below_why);
 	}
 	for (uint32_t i = 0; i < seg->tenants_n; i++)

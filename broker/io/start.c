@@ -94,15 +94,21 @@ void start_fill_limits(struct server_config *cfg)
 	core_limits_fill(&cfg->limits);
 }
 
-void start_raise_nofile(const struct server_config *cfg)
+uint64_t start_count_files(const struct server_config *cfg)
 {
 	uint64_t need = START_FDS_OWN + (uint64_t)cfg->limits.clients * START_FDS_PER_CLIENT +
 			start_count_handles(cfg);
-	struct rlimit limit;
 
 	if (cfg->tier_bytes)
 		need += cfg->devices * (START_FDS_PER_MOVER + 1ull) +
 			cfg->tier_bytes / TIERS_CHUNK_BYTES;
+	return need;
+}
+
+void start_raise_nofile(const struct server_config *cfg)
+{
+	uint64_t need = start_count_files(cfg);
+	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;

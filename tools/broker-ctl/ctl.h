@@ -10,10 +10,9 @@
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells
  *   numa.c      what the machine and    table.c, format.c   output
- *               the segment tell
- *               tells                      store.c    rows and figures of the store
- *                                          store_changes.c   and what it is asked to do
- *   table.c, format.c   output             sample.c, iostat.c   lines every so often
+ *               the segment tell         doctor.h            checks of both
+ *   store.c     rows of the store        store_changes.c     what it is asked to do
+ *   sample.c, iostat.c   lines every so often
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -188,6 +187,7 @@ bool answer_truth(const cJSON *answer, const char *key);
 /* reads.c, status.c, changes.c: the commands */
 int ctl_status(struct ctl *ctl);
 int ctl_health(struct ctl *ctl);
+int ctl_doctor(struct ctl *ctl);
 int ctl_stat(struct ctl *ctl);
 int ctl_version(struct ctl *ctl);
 int ctl_list(struct ctl *ctl);
