@@ -164,7 +164,8 @@ START_TEST(fault_023_grants_that_nobody_reads)
 			     "host:0=256M", "--max-clients", "16", "--clients-per-uid", "16"));
 	ck_assert(broker_ready(&s.b, 20000));
 	bystander_open(&s.by, &s.b, "default");
-	ck_assert_uint_eq(broker_stats_unasked(&s.b)->clients_n, 1); /* mapped while fds can be sent */
+	ck_assert_uint_eq(broker_stats_unasked(&s.b)->clients_n,
+			  1); /* mapped while fds can be sent */
 	for (unsigned i = 0; i < 12; i++)
 		deaf[i] = child_start(never_reads_grants, &s.b);
 	EVENTUALLY(broker_stats_unasked(&s.b)->clients_n == 13);
