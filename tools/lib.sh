@@ -26,6 +26,7 @@ libnuma-dev       module   numa
 libisal-dev       module   libisal
 libxxhash-dev     module   libxxhash
 libcjson-dev      module   libcjson
+libconfuse-dev    module   libconfuse
 libsystemd-dev    module   libsystemd
 check             module   check
 '

@@ -18,9 +18,6 @@
 
 #define ARGV_MAX (CTL_ARGS_MAX + 8)
 
-/* Says in one sentence what `answer` did, or would do. */
-typedef void (*say_fn)(FILE *to, const cJSON *answer, bool plan);
-
 struct request {
 	const char *argv[ARGV_MAX];
 	unsigned argc;
@@ -73,7 +70,7 @@ static int request_send(struct ctl *ctl, const struct request *rq, bool dry_run,
 }
 
 /* Prints the answer, in words or JSON. Returns the daemon's exit code. */
-static int answer_print(struct ctl *ctl, cJSON *answer, int code, say_fn say)
+static int answer_print(struct ctl *ctl, cJSON *answer, int code, ctl_say_fn say)
 {
 	if (output_is_json(ctl)) {
 		int r = output_json(ctl, answer);
@@ -95,7 +92,7 @@ static bool ask(void)
 }
 
 /* Shows the plan and asks. 0: go on. */
-static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
+static int confirm(struct ctl *ctl, const struct request *rq, ctl_say_fn say)
 {
 	cJSON *plan;
 	int code, r;
@@ -116,7 +113,7 @@ static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
 		     : ctl_fail(ctl, ADMIN_EXIT_FAILED, ctl->command->words[0], NULL, "not done");
 }
 
-static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
+static int change_sent(struct ctl *ctl, const struct request *rq, ctl_say_fn say)
 {
 	bool dry_run = ctl_has(ctl, OPT_DRY_RUN);
 	cJSON *answer;
@@ -129,7 +126,7 @@ static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
 	return r ? r : answer_print(ctl, answer, code, say);
 }
 
-static int change(struct ctl *ctl, say_fn say)
+int ctl_change(struct ctl *ctl, ctl_say_fn say)
 {
 	struct request rq;
 	int r = link_open(ctl);
@@ -155,7 +152,7 @@ static void say_kick(FILE *to, const cJSON *a, bool plan)
 
 int ctl_client_kick(struct ctl *ctl)
 {
-	return change(ctl, say_kick);
+	return ctl_change(ctl, say_kick);
 }
 
 static void say_bump(FILE *to, const cJSON *a, bool plan)
@@ -176,7 +173,7 @@ static void say_bump(FILE *to, const cJSON *a, bool plan)
 
 int ctl_epoch_bump(struct ctl *ctl)
 {
-	return change(ctl, say_bump);
+	return ctl_change(ctl, say_bump);
 }
 
 static void say_delete(FILE *to, const cJSON *a, bool plan)
@@ -198,7 +195,7 @@ static void say_delete(FILE *to, const cJSON *a, bool plan)
 
 int ctl_tenant_delete(struct ctl *ctl)
 {
-	return change(ctl, say_delete);
+	return ctl_change(ctl, say_delete);
 }
 
 /* ---- tenant set ---------------------------------------------------------------------------- */
@@ -333,7 +330,7 @@ static void say_drain(FILE *to, const cJSON *a, bool plan)
 
 int ctl_gpu_drain(struct ctl *ctl)
 {
-	return change(ctl, say_drain);
+	return ctl_change(ctl, say_drain);
 }
 
 static void say_resume(FILE *to, const cJSON *a, bool plan)
@@ -347,7 +344,7 @@ static void say_resume(FILE *to, const cJSON *a, bool plan)
 
 int ctl_gpu_resume(struct ctl *ctl)
 {
-	return change(ctl, say_resume);
+	return ctl_change(ctl, say_resume);
 }
 
 /* ---- prefix -------------------------------------------------------------------------------- */
@@ -384,17 +381,17 @@ static void say_evict(FILE *to, const cJSON *a, bool plan)
 
 int ctl_prefix_pin(struct ctl *ctl)
 {
-	return change(ctl, say_pin);
+	return ctl_change(ctl, say_pin);
 }
 
 int ctl_prefix_unpin(struct ctl *ctl)
 {
-	return change(ctl, say_unpin);
+	return ctl_change(ctl, say_unpin);
 }
 
 int ctl_prefix_evict(struct ctl *ctl)
 {
-	return change(ctl, say_evict);
+	return ctl_change(ctl, say_evict);
 }
 
 static void explain_print(const cJSON *answer)

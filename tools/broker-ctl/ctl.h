@@ -9,8 +9,8 @@
  *   link.c      the connection             listings.c, devices.c   columns of each listing
  *   reads.c     what the stats segment     changes.c  what the daemon is asked to do
  *               tells
- *   numa.c      what the machine and    table.c, format.c   output
- *               the segment tell
+ *   numa.c      what the machine and    config.c   configurations
+ *               the segment tell        table.c, format.c   output
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -143,7 +143,7 @@ int output_view(struct ctl *ctl, bool all, struct table_view *ret);
 /* listings.c, devices.c */
 extern const struct table table_clients, table_tenants, table_namespaces, table_spaces,
 	table_devices, table_tiers;
-extern const struct table table_stat, table_top, table_keys, table_policy;
+extern const struct table table_stat, table_top, table_keys, table_policy, table_config;
 cJSON *listing_clients(const struct stats_segment *seg);
 cJSON *listing_tenants(const struct stats_segment *seg);
 cJSON *listing_namespaces(const struct stats_segment *seg);
@@ -158,7 +158,12 @@ struct topology;
 cJSON *numa_json(const struct topology *t, const struct stats_segment *seg);
 void numa_say(FILE *to, const struct topology *t, const struct stats_segment *seg);
 
-/* reads.c, status.c, changes.c: the commands */
+/* Says in one sentence what `answer` did, or would do. */
+typedef void (*ctl_say_fn)(FILE *to, const cJSON *answer, bool plan);
+/* Has the daemon do the command, asked about if it destroys; says what came of it. changes.c */
+int ctl_change(struct ctl *ctl, ctl_say_fn say);
+
+/* reads.c, status.c, changes.c, config.c: the commands */
 int ctl_status(struct ctl *ctl);
 int ctl_health(struct ctl *ctl);
 int ctl_stat(struct ctl *ctl);
@@ -173,6 +178,11 @@ int ctl_tenant_delete(struct ctl *ctl);
 int ctl_epoch_bump(struct ctl *ctl);
 int ctl_gpu_drain(struct ctl *ctl);
 int ctl_gpu_resume(struct ctl *ctl);
+int ctl_config_check(struct ctl *ctl);
+int ctl_config_show(struct ctl *ctl);
+int ctl_config_diff(struct ctl *ctl);
+int ctl_config_reload(struct ctl *ctl);
+int ctl_config_set(struct ctl *ctl);
 int ctl_prefix_query(struct ctl *ctl);
 int ctl_prefix_pin(struct ctl *ctl);
 int ctl_prefix_unpin(struct ctl *ctl);
