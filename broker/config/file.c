@@ -255,6 +255,9 @@ static bool is_unknown(const char *message, char *ret, size_t bytes)
 }
 
 static void library_says(cfg_t *cfg, const char *fmt, va_list args)
+	__attribute__((format(printf, 2, 0)));
+
+static void library_says(cfg_t *cfg, const char *fmt, va_list args)
 {
 	char message[256], name[128], why[sizeof(message) + sizeof(HINT) + 8];
 	const char *near = NULL;

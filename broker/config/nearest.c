@@ -39,8 +39,8 @@ int nearest_take(const char *typed, const char *word, unsigned *least)
 {
 	unsigned d = nearest_distance(typed, word);
 
-	/* Half of a word changed is another word. */
-	if (d > NEAREST_MAX || d >= *least || 2 * d >= strlen(word))
+	/* More than half of a word changed is another word. */
+	if (d > NEAREST_MAX || d >= *least || 2 * d > strlen(word))
 		return 0;
 	*least = d;
 	return 1;
