@@ -83,7 +83,7 @@ const struct setting settings[] = {
 	{ "store_admit", "WHAT",
 	  "what is written to stores: all, whatever goes, or filter, what was\n"
 	  "wanted twice; default filter",
-	  SETTING_WORD, FIELD(store_admit), .words = words_store_admit },
+	  SETTING_WORD, .live = true, FIELD(store_admit), .words = words_store_admit },
 	{ "policy", "NAME", "who is evicted first; default lru", SETTING_POLICY, FIELD(policy) },
 	{ "revoke", "WHAT",
 	  "what happens to a slab that is not given back in time: extend, kick\n"

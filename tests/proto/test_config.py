@@ -267,6 +267,27 @@ def test_what_is_set_is_gone_by():
         assert "config: log_level: error -> info" in d.log()
 
 
+def test_what_is_stored_follows_the_setting():
+    folder = tempfile.mkdtemp(prefix="kvb-config.")
+    with open(folder + "/trace", "w") as f:
+        for i in range(30):
+            f.write(json.dumps({"timestamp": i, "hash_ids": list(range(i * 100, i * 100 + 100))}) + "\n")
+    with Daemon(f'device host:0 {{ size = 16M }}\nstore "{folder}/store" {{ size = 256M }}\n') as d:
+        def dropped():
+            """Pages that went without being written, of blocks that nobody asked for twice."""
+            before = d.json("tier", "list")["tiers"][0]["dropped"]
+            subprocess.run([PROGRAMS["kvb-replay"], "--trace", folder + "/trace", "--broker", d.sock, "--device",
+                            "host:0", "--page-bytes", "16K", "--clients", "1"], check=True, stdout=subprocess.DEVNULL,
+                           timeout=broker.WAIT_S)
+            d.ctl("-y", "epoch", "bump", d.json("ns", "list")["namespaces"][0]["ns"])
+            return d.json("tier", "list")["tiers"][0]["dropped"] - before
+        assert d.ctl("config", "set", "store_admit", "all")[0] == 0
+        assert dropped() < 200
+        assert d.ctl("config", "reload")[0] == 0 and d.show()["store_admit"] == ("filter", "default")
+        assert dropped() > 1000
+    shutil.rmtree(folder)
+
+
 def test_sighup_reloads():
     with Daemon() as d:
         d.write(FILE.replace("2000", "7"))
