@@ -213,10 +213,12 @@ enum options_verdict options_parse(int argc, char **argv, struct config *ret,
 	}
 	make_table(&o);
 	verdict = take_options(&o, argc, argv);
-	if (verdict != OPTIONS_RUN)
+	if (verdict == OPTIONS_RUN && (o.owner || o.mover))
+		verdict = options_process(&o, ret, ret_device);
+	if (verdict != OPTIONS_RUN) {
+		free(o.arg);
 		return verdict;
-	if (o.owner || o.mover)
-		return options_process(&o, ret, ret_device);
+	}
 	if (!o.path && !o.device_given && access(CONFIG_DEFAULT_PATH, F_OK) == 0)
 		o.path = CONFIG_DEFAULT_PATH;
 	args = (struct config_args){ .path = o.path, .n = o.args, .arg = o.arg };
