@@ -5,7 +5,8 @@
  * the process that keeps the memory of one GPU, and with --mover the one that copies between a
  * device and host memory; see broker/owner/owner.h and broker/mover/mover.h.
  *
- * Exit status: 0 stopped as asked, 1 could not start or broke, 2 wrong command line.
+ * Exit status: 0 stopped as asked, 1 could not start or broke, 2 a command line or file that
+ * makes no sense.
  */
 
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #include "broker/owner/owner.h"
 
 /* Large, and one a process: not on the stack. */
-static struct server_config config;
+static struct config config;
 static struct server server;
 
 /*
@@ -41,17 +42,18 @@ int main(int argc, char **argv)
 	case OPTIONS_WRONG:
 		return 2;
 	case OPTIONS_OWNER:
-		log_init(config.log_level);
+		log_init(config.cfg.log_level);
 		return owner_main(device.ordinal, driver_ordinal(&device));
 	case OPTIONS_MOVER:
-		log_init(config.log_level);
+		log_init(config.cfg.log_level);
 		return mover_main(device.kind, device.ordinal, driver_ordinal(&device));
 	case OPTIONS_RUN:
 		break;
 	}
-	log_init(config.log_level);
-	if (server_start(&server, &config))
+	log_init(config.cfg.log_level);
+	if (server_start(&server, &config.cfg))
 		return 1;
+	server.config = &config;
 	error = server_run(&server);
 	server_finish(&server);
 	return error ? 1 : 0;

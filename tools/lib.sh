@@ -30,6 +30,7 @@ libisal-dev       module   libisal
 libxxhash-dev     module   libxxhash
 libcjson-dev      module   libcjson
 libmicrohttpd-dev module   libmicrohttpd
+libconfuse-dev    module   libconfuse
 libsystemd-dev    module   libsystemd
 check             module   check
 '

@@ -139,6 +139,10 @@ void command_health(struct admin_conn *conn);        /* commands.c */
 void command_tenant_set(struct admin_conn *conn);    /* tenant.c */
 void command_tenant_delete(struct admin_conn *conn); /* tenant.c */
 void command_epoch_bump(struct admin_conn *conn);    /* epoch.c */
+void command_config_show(struct admin_conn *conn);   /* config.c */
+void command_config_diff(struct admin_conn *conn);
+void command_config_reload(struct admin_conn *conn);
+void command_config_set(struct admin_conn *conn);
 void command_prefix_lookup(struct admin_conn *conn); /* prefix.c */
 void command_prefix_explain(struct admin_conn *conn);
 void command_prefix_pin(struct admin_conn *conn);

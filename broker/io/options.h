@@ -2,10 +2,10 @@
 #pragma once
 
 /*
- * The command line of kvbrokerd, into a struct server_config.
+ * The command line of kvbrokerd: which file is read, what is said beside it, into a configuration.
  */
 
-#include "broker/io/server.h"
+#include "broker/config/config.h"
 
 enum options_verdict {
 	OPTIONS_RUN,
@@ -15,6 +15,9 @@ enum options_verdict {
 	OPTIONS_WRONG, /* said why on stderr; exit status 2 */
 };
 
-/* OPTIONS_OWNER, OPTIONS_MOVER: only the log level of ret is of use, and the device. */
-enum options_verdict options_parse(int argc, char **argv, struct server_config *ret,
+/*
+ * OPTIONS_OWNER, OPTIONS_MOVER: only the log level of ret is of use, and the device. ret refers to
+ * argv and to what is allocated here, both for as long as the process lives.
+ */
+enum options_verdict options_parse(int argc, char **argv, struct config *ret,
 				   struct server_device_config *ret_device);

@@ -10,7 +10,7 @@
  *
  * SIGTERM: nobody new is let in, attached clients are told (DRAINING), and when the last has gone
  * or the time for it is over, what the store wants is written out, for as long again at most. A
- * second signal does not wait.
+ * second signal does not wait. SIGHUP: the configuration's file is read anew.
  */
 
 #include <assert.h>
@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "broker/admin/admin.h"
+#include "broker/admin/reload.h"
 #include "broker/admin/stats.h"
 #include "broker/io/fault.h"
 #include "broker/io/log.h"
@@ -60,7 +61,7 @@ static void server_look_at_clock(void *arg)
 	core_set_time(&s->core, s->now_ns);
 }
 
-/* ---- signals, drain ------------------------------------------------------------------------ */
+/* ---- signals: reload, drain ---------------------------------------------------------------- */
 
 static void server_drain(struct server *s, int signo)
 {
@@ -87,8 +88,12 @@ static void server_signal_ready(struct loop_source *source, uint32_t events)
 	struct server *s = (struct server *)((char *)source - offsetof(struct server, signals));
 	struct signalfd_siginfo info;
 
-	while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-		server_drain(s, (int)info.ssi_signo);
+	while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		if (info.ssi_signo == SIGHUP)
+			reload_on_signal(s);
+		else
+			server_drain(s, (int)info.ssi_signo);
+	}
 }
 
 static void server_worker_ready(struct loop_source *source, uint32_t events)
@@ -105,6 +110,7 @@ static int server_block_signals(struct server *s)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
 	signal(SIGPIPE, SIG_IGN);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;

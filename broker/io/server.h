@@ -31,6 +31,7 @@ struct stats;
 struct admin_conn;
 struct tiers;
 struct store_tier;
+struct config;
 
 #define SERVER_DEVICES_MAX CORE_DEVICES_MAX
 #define SERVER_TENANTS_MAX 256u
@@ -54,7 +55,10 @@ struct server_store_config {
 
 enum revoke_policy { REVOKE_EXTEND, REVOKE_KICK, REVOKE_QUARANTINE };
 
-/* Filled by options.c from the command line; never changes afterwards. */
+/*
+ * Made by broker/config from a file and the command line. Of a running daemon's only what is live
+ * (settings.h) changes, by broker/admin/reload.c.
+ */
 struct server_config {
 	const char *socket;
 	const char *state_dir;
@@ -154,6 +158,7 @@ struct grants;
 
 struct server {
 	struct server_config cfg;
+	struct config *config; /* cfg as it was said; NULL: it was not (tests) */
 	struct core core;
 	struct loop *loop;
 	struct worker *worker;

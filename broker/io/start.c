@@ -521,23 +521,14 @@ static int start_add_arenas(struct server *s)
 
 static int start_tenants(struct server *s)
 {
-	const struct core_tenant_spec all = {
-		.name = "default",
-		.uid = geteuid(),
-		.device = -1,
-		.high_bytes = UINT64_MAX,
-		.max_bytes = UINT64_MAX,
-		.weight = 1,
-	};
-	const struct core_tenant_spec *specs = s->cfg.tenants ? s->cfg.tenant : &all;
-	unsigned n = s->cfg.tenants ? s->cfg.tenants : 1;
 	char why[256];
 
-	for (unsigned i = 0; i < n; i++) {
-		int tenant = core_tenant_set(&s->core, &specs[i], false, why, sizeof(why));
+	for (unsigned i = 0; i < s->cfg.tenants; i++) {
+		const struct core_tenant_spec *spec = &s->cfg.tenant[i];
+		int tenant = core_tenant_set(&s->core, spec, false, why, sizeof(why));
 
 		if (tenant < 0) {
-			log_error("tenant %s: %s", specs[i].name, why);
+			log_error("tenant %s: %s", spec->name, why);
 			return tenant;
 		}
 	}

@@ -66,12 +66,11 @@ static bool store_tier_admit(void *arg, const struct core_page *page, const stru
 {
 	const struct server *s = arg;
 
-	return admit_page(&s->store->admit, page, key);
+	return !s->cfg.store_admit || admit_page(&s->store->admit, page, key);
 }
 
-static const struct core_store_ops store_tier_all = { .has = store_tier_has };
-static const struct core_store_ops store_tier_filtered = { .has = store_tier_has,
-							   .admit = store_tier_admit };
+static const struct core_store_ops store_tier_ops = { .has = store_tier_has,
+						      .admit = store_tier_admit };
 
 /* ---- namespaces ---------------------------------------------------------------------------- */
 
@@ -292,14 +291,14 @@ int store_tier_new(struct server *s)
 	t->ns = fault_calloc("store", limits->namespaces, sizeof(*t->ns));
 	if (error == 0)
 		error = t->ns ? open_store(s) : -ENOMEM;
-	if (error == 0 && s->cfg.store_admit)
+	if (error == 0)
 		error = make_filter(s);
 	if (error == 0)
 		error = loop_add(s->loop, &t->event, store_event(t->store), LOOP_IN, event_ready);
 	if (error)
 		return error;
 	say_open(s);
-	core_store_attach(&s->core, s->cfg.store_admit ? &store_tier_filtered : &store_tier_all, s);
+	core_store_attach(&s->core, &store_tier_ops, s);
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "broker/admin/stats_read.h"
+#include "broker/config/nearest.h"
 #include "broker/io/size.h"
 #include "tests/unit/suite.h"
 #include "tools/broker-ctl/ctl.h"
@@ -99,10 +100,10 @@ END_TEST
 
 START_TEST(distance_finds_the_nearest_command)
 {
-	ck_assert_uint_eq(format_distance("status", "status"), 0);
-	ck_assert_uint_eq(format_distance("stauts", "status"), 2);
-	ck_assert_uint_eq(format_distance("", "abc"), 3);
-	ck_assert_uint_eq(format_distance("abc", ""), 3);
+	ck_assert_uint_eq(nearest_distance("status", "status"), 0);
+	ck_assert_uint_eq(nearest_distance("stauts", "status"), 2);
+	ck_assert_uint_eq(nearest_distance("", "abc"), 3);
+	ck_assert_uint_eq(nearest_distance("abc", ""), 3);
 	ck_assert_str_eq(ctl_nearest("statsu")->words[0], "status");
 	ck_assert_str_eq(ctl_nearest("statsu 1")->words[0], "status");
 	ck_assert_str_eq(ctl_nearest("clinet list")->words[0], "client");

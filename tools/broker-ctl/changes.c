@@ -70,7 +70,7 @@ static int request_send(struct ctl *ctl, const struct request *rq, bool dry_run,
 }
 
 /* Prints the answer, in words or JSON. Returns the daemon's exit code. */
-static int answer_print(struct ctl *ctl, cJSON *answer, int code, say_fn say)
+static int answer_print(struct ctl *ctl, cJSON *answer, int code, ctl_say_fn say)
 {
 	if (output_is_json(ctl)) {
 		int r = output_json(ctl, answer);
@@ -92,7 +92,7 @@ static bool ask(void)
 }
 
 /* Shows the plan and asks, unless nothing is lost by it. 0: go on. */
-static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
+static int confirm(struct ctl *ctl, const struct request *rq, ctl_say_fn say)
 {
 	bool harmless;
 	cJSON *plan;
@@ -119,7 +119,7 @@ static int confirm(struct ctl *ctl, const struct request *rq, say_fn say)
 	return r;
 }
 
-static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
+static int change_sent(struct ctl *ctl, const struct request *rq, ctl_say_fn say)
 {
 	bool dry_run = ctl_has(ctl, OPT_DRY_RUN);
 	cJSON *answer;
@@ -132,7 +132,7 @@ static int change_sent(struct ctl *ctl, const struct request *rq, say_fn say)
 	return r ? r : answer_print(ctl, answer, code, say);
 }
 
-int ctl_change(struct ctl *ctl, say_fn say)
+int ctl_change(struct ctl *ctl, ctl_say_fn say)
 {
 	struct request rq;
 	int r = link_open(ctl);

@@ -12,7 +12,7 @@
  *   numa.c      what the machine and    table.c, format.c   output
  *               the segment tell         doctor.h            checks of both
  *   store.c     rows of the store        store_changes.c     what it is asked to do
- *   sample.c, iostat.c   lines every so often
+ *   sample.c, iostat.c   lines every so often              config.c   configurations
  *
  * Reads map the stats segment, which an operator's connection is given, and ask the daemon nothing.
  * A command returns its exit code (broker/admin/exit_codes.h) and has said on stderr why it is not
@@ -147,7 +147,7 @@ int output_view(struct ctl *ctl, bool all, struct table_view *ret);
 /* listings.c, devices.c */
 extern const struct table table_clients, table_tenants, table_namespaces, table_spaces,
 	table_devices, table_tiers, table_iostat;
-extern const struct table table_stat, table_top, table_keys, table_policy;
+extern const struct table table_stat, table_top, table_keys, table_policy, table_config;
 cJSON *listing_clients(const struct stats_segment *seg);
 cJSON *listing_tenants(const struct stats_segment *seg);
 cJSON *listing_namespaces(const struct stats_segment *seg);
@@ -174,17 +174,17 @@ void store_add_rows(const struct stats_segment *seg, cJSON *rows); /* of the tie
 cJSON *store_json(const struct stats_segment *seg);                /* null where there is none */
 void store_print_status(const struct stats_segment *seg);
 
-/*
- * changes.c: what is asked of the daemon. A command that destroys shows its plan first and asks.
- * say() tells in one sentence what `answer` did, or would do.
- */
-typedef void (*say_fn)(FILE *to, const cJSON *answer, bool plan);
-int ctl_change(struct ctl *ctl, say_fn say);
+/* changes.c: fields of answers */
 double answer_number(const cJSON *answer, const char *key);
 const char *answer_string(const cJSON *answer, const char *key);
 bool answer_truth(const cJSON *answer, const char *key);
 
-/* reads.c, status.c, changes.c: the commands */
+/* Says in one sentence what `answer` did, or would do. */
+typedef void (*ctl_say_fn)(FILE *to, const cJSON *answer, bool plan);
+/* Has the daemon do the command, asked about if it destroys; says what came of it. changes.c */
+int ctl_change(struct ctl *ctl, ctl_say_fn say);
+
+/* reads.c, status.c, changes.c, config.c: the commands */
 int ctl_status(struct ctl *ctl);
 int ctl_health(struct ctl *ctl);
 int ctl_doctor(struct ctl *ctl);
@@ -205,6 +205,11 @@ int ctl_tier_resize(struct ctl *ctl); /* store_changes.c */
 int ctl_tier_detach(struct ctl *ctl);
 int ctl_tier_flush(struct ctl *ctl);
 int ctl_tier_check(struct ctl *ctl);
+int ctl_config_check(struct ctl *ctl);
+int ctl_config_show(struct ctl *ctl);
+int ctl_config_diff(struct ctl *ctl);
+int ctl_config_reload(struct ctl *ctl);
+int ctl_config_set(struct ctl *ctl);
 int ctl_prefix_query(struct ctl *ctl);
 int ctl_prefix_pin(struct ctl *ctl);
 int ctl_prefix_unpin(struct ctl *ctl);

@@ -66,30 +66,3 @@ void format_csv(FILE *to, const char *field)
 	}
 	(void)fputc('"', to);
 }
-
-unsigned format_distance(const char *a, const char *b)
-{
-	unsigned row[64], n = (unsigned)strlen(b);
-
-	if (n >= 64 || strlen(a) >= 64)
-		return 64;
-	for (unsigned i = 0; i <= n; i++)
-		row[i] = i;
-	for (unsigned i = 1; a[i - 1]; i++) {
-		unsigned diagonal = row[0];
-
-		row[0] = i;
-		for (unsigned k = 1; k <= n; k++) {
-			unsigned above = row[k];
-			unsigned best = diagonal + (a[i - 1] != b[k - 1]);
-
-			if (above + 1 < best)
-				best = above + 1;
-			if (row[k - 1] + 1 < best)
-				best = row[k - 1] + 1;
-			row[k] = best;
-			diagonal = above;
-		}
-	}
-	return row[n];
-}

@@ -18,6 +18,3 @@ struct format_text format_count(double count);     /* no exponent, no fraction u
 
 /* One field of a CSV line, quoted if it has to be (RFC 4180). */
 void format_csv(FILE *to, const char *field);
-
-/* How many letters differ, for suggestions after a typo. Words of at most 63 letters. */
-unsigned format_distance(const char *a, const char *b);

@@ -7,8 +7,8 @@
 
 #include <string.h>
 
+#include "broker/config/nearest.h"
 #include "tools/broker-ctl/ctl.h"
-#include "tools/broker-ctl/format.h"
 
 static void print_option(int id)
 {
@@ -81,7 +81,7 @@ const struct ctl_command *ctl_nearest(const char *typed)
 		unsigned d;
 
 		words_of(&ctl_commands[i], words, sizeof(words));
-		d = format_distance(typed, words);
+		d = nearest_distance(typed, words);
 		if (!ctl_commands[i].words[1]) {
 			/* Its argument is no part of it. */
 			char first[64];
@@ -89,7 +89,7 @@ const struct ctl_command *ctl_nearest(const char *typed)
 
 			(void)snprintf(first, sizeof(first), "%.*s", (int)strcspn(typed, " "),
 				       typed);
-			alone = format_distance(first, words);
+			alone = nearest_distance(first, words);
 			d = alone < d ? alone : d;
 		}
 		if (d < least) {
