@@ -438,24 +438,30 @@ START_TEST(sockets_and_directories_are_judged)
 }
 END_TEST
 
+static void add_part(const char *path, int failed)
+{
+	struct store_part_stats *part = &seg->store.part[seg->store.parts++];
+
+	strcpy(part->path, path);
+	part->failed = failed;
+}
+
 START_TEST(stores_are_found_and_judged)
 {
-	char words[1024], part[256], gone[256];
-	int n;
+	char part[256], gone[256];
 
 	begin();
 	d.seg = seg;
-	doctor_check_store(&d); /* its command line is hidden */
-	put_bytes("proc/4711/cmdline", "kvbrokerd\0--store-admit\0all\0--store", 36);
 	doctor_check_store(&d);
 	ck_assert_int_eq(cJSON_GetArraySize(d.findings), 0);
 	put("part", "page");
 	path_of(part, "part");
 	path_of(gone, "gone");
-	n = snprintf(words, sizeof(words),
-		     "kvbrokerd%c--store%c%s=64M%c--store=%s%c--store%c%s%c--store%crelative%c", 0,
-		     0, part, 0, gone, 0, 0, root, 0, 0, 0);
-	put_bytes("proc/4711/cmdline", words, (size_t)n);
+	add_part(part, 0);
+	add_part(gone, 0);
+	add_part(root, 0);
+	add_part("relative", 0);
+	add_part(part, -EIO);
 	doctor_check_store(&d);
 	/* Whether this directory has direct I/O is not the test's to say. */
 	if (has(cJSON_GetArrayItem(d.findings, 0), "text", "direct I/O"))
@@ -465,7 +471,8 @@ START_TEST(stores_are_found_and_judged)
 	cJSON_DeleteItemFromArray(d.findings, 0);
 	expect_first("store", "fail", "gone cannot be looked at");
 	expect_first("store", "fail", "neither a file nor a block device");
-	expect("store", "ok", "relative");
+	expect_first("store", "ok", "relative");
+	expect("store", "fail", "taken off");
 	end();
 }
 END_TEST

@@ -22,7 +22,6 @@
 #include "tools/broker-ctl/doctor.h"
 
 #define CAP_IPC_LOCK_BIT 14u
-#define COMMAND_LINE_BYTES_MAX 65536u
 #define NO_LIMIT UINT64_MAX
 
 /* ---- what it says of itself ---------------------------------------------------------------- */
@@ -301,42 +300,17 @@ static void check_store_part(struct doctor *d, const char *path)
 	check_store_space(d, path, &st);
 }
 
-/* The daemon's words, terminated each; NULL. The caller frees. */
-static char *read_command_line(const struct doctor *d, size_t *ret_bytes)
-{
-	char path[SYSFS_PATH_BYTES], *text;
-	FILE *file;
-
-	if (sysfs_path(path, d->root, "proc/%d/cmdline", d->seg->pid) < 0)
-		return NULL;
-	file = fopen(path, "re");
-	text = file ? malloc(COMMAND_LINE_BYTES_MAX + 1) : NULL;
-	*ret_bytes = text ? fread(text, 1, COMMAND_LINE_BYTES_MAX, file) : 0;
-	if (text)
-		text[*ret_bytes] = '\0';
-	if (file)
-		(void)fclose(file);
-	return text;
-}
-
 void doctor_check_store(struct doctor *d)
 {
-	size_t bytes = 0;
-	char *text = read_command_line(d, &bytes), *end = text ? text + bytes : NULL, *next;
+	for (uint32_t i = 0; i < d->seg->store.parts && i < STORE_PARTS_MAX; i++) {
+		const struct store_part_stats *part = &d->seg->store.part[i];
 
-	for (char *word = text; word && word < end; word = next) {
-		char *path = word + sizeof("--store"), *equals; /* behind its zero, or its '=' */
-
-		next = word + strlen(word) + 1;
-		if (strcmp(word, "--store") != 0 && strncmp(word, "--store=", 8) != 0)
-			continue;
-		if (path >= end)
-			break;
-		next = path + strlen(path) + 1;
-		equals = strrchr(path, '='); /* PATH=SIZE */
-		if (equals)
-			*equals = '\0';
-		check_store_part(d, path);
+		if (part->failed)
+			doctor_say(d, DOCTOR_FAIL, "store",
+				   "look at the drive's own log; the part is tried again when the "
+				   "daemon starts",
+				   "%s was taken off: %s", part->path, strerror(-part->failed));
+		else
+			check_store_part(d, part->path);
 	}
-	free(text);
 }
