@@ -124,7 +124,7 @@ static int settle_stores(struct config *c)
 		if (c->cfg.device[i].kind == KVB_DEVICE_CUDA)
 			return config_refuse(c, c->store_origin[0], "store",
 					     "pages of cuda:%u pass through host memory on their "
-					     "way there (give a host tier too)",
+					     "way there (give host_tier, --host-tier, too)",
 					     c->cfg.device[i].ordinal);
 	}
 	return 0;

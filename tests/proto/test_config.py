@@ -281,10 +281,10 @@ def test_what_is_stored_follows_the_setting():
                            timeout=broker.WAIT_S)
             d.ctl("-y", "epoch", "bump", d.json("ns", "list")["namespaces"][0]["ns"])
             return d.json("tier", "list")["tiers"][0]["dropped"] - before
-        assert d.ctl("config", "set", "store_admit", "all")[0] == 0
-        assert dropped() < 200
-        assert d.ctl("config", "reload")[0] == 0 and d.show()["store_admit"] == ("filter", "default")
+        assert d.ctl("config", "set", "store_admit", "filter")[0] == 0
         assert dropped() > 1000
+        assert d.ctl("config", "reload")[0] == 0 and d.show()["store_admit"] == ("all", "default")
+        assert dropped() < 200
     shutil.rmtree(folder)
 
 
