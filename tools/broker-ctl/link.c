@@ -36,14 +36,15 @@ static int link_wait(const struct ctl *ctl, short events, double until_s)
 	struct pollfd pfd = { .fd = ctl->link.fd, .events = events };
 
 	for (;;) {
-		double left_s = until_s - link_clock_s();
+		/* In hours, so that any number of milliseconds fits. */
+		double left_s = fmin(until_s - link_clock_s(), 3600);
 		int r = poll(&pfd, 1, left_s > 0 ? (int)ceil(left_s * 1000) : 0);
 
 		if (r > 0)
 			return 0;
-		if (r == 0)
+		if (r == 0 && left_s < 3600)
 			return -ETIME;
-		if (errno != EINTR)
+		if (r < 0 && errno != EINTR)
 			return -errno;
 	}
 }
