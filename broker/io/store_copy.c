@@ -33,12 +33,13 @@
 
 _Static_assert(STORE_PIECES_MAX >= KVB_REGIONS_MAX, "a page has a piece a region");
 
-/* ---- memory of pages ----------------------------------------------------------------------- */
-
-static bool is_lower(const struct server *s, const struct core_space *space)
+/* Of an arena. */
+static bool is_lower(const struct core_space *space)
 {
-	return s->core.h->device[space->device].kind == CORE_KIND_ARENA;
+	return space->above != CORE_NONE16;
 }
+
+/* ---- memory of pages ----------------------------------------------------------------------- */
 
 /* The handles of a slab side by side, a region behind the other. */
 static char *map_handles(const struct server *s, unsigned index, const struct core_space *space)
@@ -82,7 +83,7 @@ static char *slab_memory(struct server *s, unsigned index)
 	if (t->slab[index] || fault_fails("store-map"))
 		return t->slab[index];
 	t->slab[index] =
-		is_lower(s, space) ? map_piece(s, index, space) : map_handles(s, index, space);
+		is_lower(space) ? map_piece(s, index, space) : map_handles(s, index, space);
 	if (t->slab[index])
 		madvise(t->slab[index], space->slab_bytes, MADV_DONTDUMP);
 	else if (log_limit_pass(&t->limit, s->now_ns, 10))
@@ -115,7 +116,7 @@ static bool find_page(struct server *s, uint32_t page, struct mover_page *ret)
 
 	if (!mem)
 		return false;
-	if (space->above != CORE_NONE16)
+	if (is_lower(space))
 		clients = &s->core.spaces[space->above];
 	*ret = (struct mover_page){
 		.mem = mem + (page - slab->base) * clients->stride_bytes,
@@ -211,11 +212,11 @@ static int submit_down(struct store_tier *t, unsigned index, const struct iovec 
 static void begin(struct server *s, unsigned index, uint32_t page)
 {
 	const struct core_space *space = space_of(s, page);
+	const struct core_transfer *t = &s->core.transfers[index];
 	struct store_copy *c = &s->store->copy[index];
 
-	c->has_sum = s->core.transfers[index].direction == CORE_DOWN && is_lower(s, space) &&
-		     s->cfg.mover_sums;
-	c->sum = c->has_sum ? s->core.sums[page] : 0;
+	c->has_sum = t->direction == CORE_DOWN && is_lower(space) && s->cfg.mover_sums;
+	c->sum = t->sum;
 	c->pooled = s->store->sums.open && space->regions * space->stride_bytes >= POOLED_BYTES;
 }
 

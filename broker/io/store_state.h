@@ -16,11 +16,12 @@
 /* A namespace of the core, as the store knows it. */
 struct tier_ns {
 	bool known;
-	uint16_t row; /* the store's; STORE_NS_NONE */
-	uint16_t tenant;
-	uint8_t digest[32];
-	uint32_t bumps; /* on their way */
-	int bump_error; /* of the last that failed */
+	uint16_t row;               /* the store's; STORE_NS_NONE */
+	uint8_t name[32];           /* of the row */
+	uint32_t bumps;             /* on their way */
+	int bump_error;             /* of the last that failed */
+	struct store_identity last; /* what keys were last made for, but for the domain */
+	struct store_place place;   /* and where that is */
 };
 
 enum copy_stage { COPY_NONE = 0, COPY_WAITS, COPY_SUMS, COPY_FLIES };

@@ -22,33 +22,46 @@
 
 /* ---- keys ---------------------------------------------------------------------------------- */
 
-static void make_place(const struct server *s, unsigned tenant, const uint8_t digest[32],
-		       const struct core_space *space, struct store_place *ret)
+/* The namespace in a space; without one, of no geometry. */
+static struct store_identity identity_of(const struct core_ns *ns, const struct core_space *space)
 {
-	const struct core_tenant *t = &s->core.tenants[tenant];
-	char domain[KVB_NAME_BYTES + 16];
-	struct store_identity id = { .domain = domain };
+	struct store_identity id = { 0 };
 
-	/* The next tenant of that name may be another user's. */
-	snprintf(domain, sizeof(domain), "%s/%u", t->name, t->uid);
-	memcpy(id.ns_digest, digest, sizeof(id.ns_digest));
+	memcpy(id.ns_digest, ns->digest, sizeof(id.ns_digest));
 	if (space) {
 		id.regions = space->regions;
 		id.stride_bytes = space->stride_bytes;
 		id.tag = space->tag;
 	}
+	return id;
+}
+
+static void make_place(const struct server *s, const struct core_ns *ns, struct store_identity id,
+		       struct store_place *ret)
+{
+	const struct core_tenant *t = &s->core.tenants[ns->tenant];
+	char domain[KVB_NAME_BYTES + 16];
+
+	/* The next tenant of that name may be another user's. */
+	snprintf(domain, sizeof(domain), "%s/%u", t->name, t->uid);
+	id.domain = domain;
 	store_place_make(s->store->store, &id, ret);
 }
 
+/* A key after the other is of one namespace in one space, whose place is kept. */
 bool store_tier_key(const struct server *s, const struct core_key *key, struct store_key *ret)
 {
-	const struct tier_ns *ns = &s->store->ns[key->ns];
-	struct store_place place;
+	const struct core_ns *ns = &s->core.namespaces[key->ns];
+	struct store_identity id = identity_of(ns, &s->core.spaces[key->space]);
+	struct tier_ns *t = &s->store->ns[key->ns];
 
-	if (!ns->known || ns->row == STORE_NS_NONE)
+	if (!t->known || t->row == STORE_NS_NONE)
 		return false;
-	make_place(s, ns->tenant, ns->digest, &s->core.spaces[key->space], &place);
-	store_key_make(s->store->store, &place, ns->row, key->epoch, key->salt, key->hash.w, ret);
+	if (memcmp(&id, &t->last, sizeof(id)) != 0) {
+		make_place(s, ns, id, &t->place);
+		t->last = id;
+	}
+	store_key_make(s->store->store, &t->place, t->row, key->epoch, key->salt, key->hash.w, ret);
 	return true;
 }
 
@@ -76,41 +89,39 @@ static const struct core_store_ops store_tier_ops = { .has = store_tier_has,
 
 /*
  * Its row in the store. Two tenants may have namespaces of one digest, whose epochs are their own:
- * the row is of the digest mixed with what the store makes of the tenant, which nobody can know.
+ * a row's name is the digest mixed with what the store makes of the tenant, which nobody can know.
  */
-static void ns_bind(struct server *s, unsigned index)
+static void name_row(const struct server *s, const struct core_ns *ns, uint8_t ret[32])
 {
-	const struct core_ns *ns = &s->core.namespaces[index];
-	struct tier_ns *t = &s->store->ns[index];
 	struct store_place place;
-	uint8_t row[32];
-	uint32_t epoch;
 
-	*t = (struct tier_ns){ .known = true, .tenant = ns->tenant };
-	memcpy(t->digest, ns->digest, sizeof(t->digest));
-	make_place(s, ns->tenant, ns->digest, NULL, &place);
-	memcpy(row, ns->digest, sizeof(row));
+	make_place(s, ns, identity_of(ns, NULL), &place);
+	memcpy(ret, ns->digest, sizeof(ns->digest));
 	for (unsigned i = 0; i < 8; i++)
-		row[i] ^= (uint8_t)(place.half[0] >> (8 * i));
-	t->row = store_ns_open(s->store->store, row, ns->epoch, &epoch);
-	if (t->row != STORE_NS_NONE)
-		core_ns_advance(&s->core, index, epoch);
-	else if (log_limit_pass(&s->store->limit, s->now_ns, 10))
-		log_warn("store: it knows as many namespaces as it can; pages of more are not "
-			 "stored (kvb-store wipe empties it)");
+		ret[i] ^= (uint8_t)(place.half[0] >> (8 * i));
 }
 
 void store_tier_ns_opened(struct server *s, unsigned index)
 {
 	const struct core_ns *ns = &s->core.namespaces[index];
-	const struct tier_ns *t;
+	struct tier_ns *t;
+	uint8_t name[32];
+	uint32_t epoch;
 
 	if (!s->store)
 		return;
 	t = &s->store->ns[index];
-	if (!t->known || t->tenant != ns->tenant ||
-	    memcmp(t->digest, ns->digest, sizeof(t->digest)) != 0)
-		ns_bind(s, index);
+	name_row(s, ns, name);
+	if (t->known && memcmp(t->name, name, sizeof(name)) == 0)
+		return;
+	*t = (struct tier_ns){ .known = true };
+	memcpy(t->name, name, sizeof(name));
+	t->row = store_ns_open(s->store->store, name, ns->epoch, &epoch);
+	if (t->row != STORE_NS_NONE)
+		core_ns_advance(&s->core, index, epoch);
+	else if (log_limit_pass(&s->store->limit, s->now_ns, 10))
+		log_warn("store: it knows as many namespaces as it can; pages of more are not "
+			 "stored (kvb-store wipe empties it)");
 }
 
 /* What a report is of: a transfer, or the bump of a namespace. */
@@ -196,7 +207,8 @@ uint64_t store_tier_next_ns(const struct server *s)
 	return s->store ? store_next_ns(s->store->store) : UINT64_MAX;
 }
 
-/* The count of it is nothing that anybody reads; but while it is not zero the loop is woken. */
+/* The store reads its event only while something flies; what came before would wake the loop for
+ * ever. */
 static void event_ready(struct loop_source *source, uint32_t events)
 {
 	struct store_tier *t =
@@ -309,6 +321,8 @@ void store_tier_free(struct server *s)
 	if (!t)
 		return;
 	loop_del(s->loop, &t->event);
+	if (s->core.store)
+		core_store_detach(&s->core);
 	t->store = store_close(t->store);
 	store_copy_free(s);
 	free(t->admit_bits[0]);
