@@ -286,8 +286,8 @@ void core_store_detach(struct core *c);
 /* Do pages that clients have in a space go there, sooner or later? */
 bool core_space_has_store(const struct core *c, unsigned space);
 /*
- * From now on whatever the store wants and nobody leases is written there, wanted memory or not:
- * before the end. True: all of it is.
+ * Before the end: from now on every page that nobody leases is evicted, from every tier that has
+ * the store behind it; and so what the store wants is written there. True: none is left.
  */
 void core_store_write_out(struct core *c);
 bool core_store_is_written_out(const struct core *c);

@@ -117,6 +117,14 @@ static inline bool core_page_usable(const struct core *c, uint32_t page)
 	       !core_page_expired(c, p) && core_slab_of(c, page)->state == CORE_SLAB_LIVE;
 }
 
+/* Puts a page among n that are in the order of their ids. */
+static inline void core_pages_insert(uint32_t *pages, uint32_t n, uint32_t page)
+{
+	for (; n && pages[n - 1] > page; n--)
+		pages[n] = pages[n - 1];
+	pages[n] = page;
+}
+
 /* ---- page.c: transitions ------------------------------------------------------------------- */
 
 /* Whatever its counters said before, the record is free from here on, under a new generation. */

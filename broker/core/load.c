@@ -237,14 +237,11 @@ static void take_pages(struct core *c, struct load *l, uint32_t n, struct core_b
 	l->pages = 0;
 	l->used = 0;
 	while (l->pages < n && core_transfer_room(c, l->s)) {
-		uint32_t page = core_page_obtain(c, l->who.m, n - l->pages, b), at = l->pages;
+		uint32_t page = core_page_obtain(c, l->who.m, n - l->pages, b);
 
 		if (page == CORE_NONE)
 			break;
-		for (; at && l->page[at - 1] > page; at--)
-			l->page[at] = l->page[at - 1];
-		l->page[at] = page;
-		l->pages++;
+		core_pages_insert(l->page, l->pages++, page);
 	}
 }
 

@@ -135,14 +135,12 @@ static uint32_t short_of(const struct core *c, const struct core_space *s)
 {
 	uint32_t mark = ripe_low_mark(c, s);
 
-	if (c->h->writing_out && s->below == CORE_NONE16)
-		return s->listed;
 	return at_hand(s) < mark ? 2 * mark - at_hand(s) : 0;
 }
 
 void core_ripen_soon(struct core *c, const struct core_space *s)
 {
-	if (core_tier_usable(c, s) && short_of(c, s))
+	if (core_tier_usable(c, s) && (c->h->writing_out || short_of(c, s)))
 		c->h->spaces_ripening = 1;
 }
 
@@ -168,13 +166,8 @@ static bool ripen_store(struct core *c, struct core_space *s, uint32_t *page, ui
 {
 	bool room = true;
 
-	for (uint32_t i = 1; i < n; i++) {
-		uint32_t p = page[i], at = i;
-
-		for (; at && page[at - 1] > p; at--)
-			page[at] = page[at - 1];
-		page[at] = p;
-	}
+	for (uint32_t i = 1; i < n; i++)
+		core_pages_insert(page, i, page[i]);
 	for (uint32_t i = 0; i < n; i++) {
 		room = room && core_store_down(c, s, page[i]) == 0;
 		if (!room)
@@ -231,17 +224,6 @@ static void ripen(struct core *c, struct core_space *s, uint32_t n, uint32_t *wo
 		       (store ? ripen_store(c, s, victims, down) : ripen_down(c, s, victims, down));
 		n -= found;
 	}
-}
-
-void core_ripen_work(struct core *c, uint32_t *units)
-{
-	for (unsigned i = 0; i < c->h->limits.spaces && *units; i++) {
-		struct core_space *s = &c->spaces[i];
-
-		if (s->used && core_tier_usable(c, s) && short_of(c, s))
-			ripen(c, s, short_of(c, s), units);
-	}
-	c->h->spaces_ripening = !*units; /* those behind have not been looked at */
 }
 
 /* ---- what goes next ------------------------------------------------------------------------ */
@@ -305,4 +287,31 @@ bool core_ripe_coming(const struct core *c, const struct core_space *s)
 {
 	return core_tier_usable(c, s) && (s->falling || (s->ripe && c->h->transfers_used) ||
 					  ((s->ripe || s->listed) && core_tier_coming(c, s)));
+}
+
+/* ---- work ---------------------------------------------------------------------------------- */
+
+/* Before the end: all goes, as far as it can be written first. */
+static void empty(struct core *c, struct core_space *s, uint32_t *units)
+{
+	uint32_t page;
+
+	while (*units &&
+	       (page = core_ripe_next(c, s, c->h->limits.transfers, false, units)) != CORE_NONE)
+		core_page_discard(c, page);
+}
+
+void core_ripen_work(struct core *c, uint32_t *units)
+{
+	for (unsigned i = 0; i < c->h->limits.spaces && *units; i++) {
+		struct core_space *s = &c->spaces[i];
+
+		if (!s->used || !core_tier_usable(c, s))
+			continue;
+		if (c->h->writing_out && core_space_has_store(c, i))
+			empty(c, s, units);
+		else if (short_of(c, s))
+			ripen(c, s, short_of(c, s), units);
+	}
+	c->h->spaces_ripening = !*units; /* those behind have not been looked at */
 }

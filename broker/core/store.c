@@ -49,7 +49,7 @@ bool core_store_wants(struct core *c, uint32_t page)
 	struct core_page *p = &c->pages[page];
 	struct core_key key = key_of(c, page);
 
-	/* Of a spare copy the page above is in use, and is written down again when it goes; and the
+	/* Of a spare copy the page above is in use, and its copy is none when it goes; and the
 	 * store would not know when a time to live is over. */
 	if (p->flags & (CORE_PAGE_SPARE | CORE_PAGE_OFFERED) || p->expire_s ||
 	    core_store_has(c, page))
@@ -106,7 +106,8 @@ bool core_store_is_written_out(const struct core *c)
 	for (unsigned i = 0; i < c->h->limits.spaces; i++) {
 		const struct core_space *s = &c->spaces[i];
 
-		if (s->used && core_store_usable(c, s) && (s->listed || s->falling))
+		if (s->used && core_tier_usable(c, s) && core_space_has_store(c, i) &&
+		    (s->listed || s->ripe || s->falling))
 			return false;
 	}
 	return true;

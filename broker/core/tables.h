@@ -71,9 +71,7 @@ enum core_page_state {
 #define CORE_PAGE_FAILED (1u << 10)  /* its bytes did not arrive: it goes with its last lease */
 #define CORE_PAGE_PENDING (1u << 11) /* of a group of which not every rank has the key: a miss */
 #define CORE_PAGE_SPARE (1u << 12)   /* ABOVE, of a page that is in use: the first to go */
-#define CORE_PAGE_OFFERED                                                                          \
-	(1u << 13) /* the store was offered it, and took it or not: it goes now                    \
-		    */
+#define CORE_PAGE_OFFERED (1u << 13) /* to the store, which took it or not: it goes now */
 
 /* One cache line, so that a lookup touches an index line and this. */
 struct core_page {
@@ -428,7 +426,7 @@ struct core_header {
 	uint32_t spaces_ripening; /* a space may be short of pages that can go: core_work() looks */
 	struct core_queue queue[CORE_DEVICES_MAX][2]; /* by device and enum core_direction */
 	struct core_queue store_queue[2];
-	uint32_t writing_out; /* all that the store wants goes there now */
+	uint32_t writing_out; /* before the end: all goes, to the store if it is wanted there */
 	uint32_t resv;
 	struct core_counters n;
 	struct core_device device[CORE_DEVICES_MAX];

@@ -199,13 +199,8 @@ uint32_t core_tier_take_lows(struct core *c, const struct core_space *s, uint32_
 		return 0;
 	near = is_slab_near(c, low); /* then nothing need be evicted below */
 	while (got < n && got < core_transfer_room(c, s) && (low->pages_free || !near) &&
-	       (page = take_low(c, low, ret_error)) != CORE_NONE) {
-		uint32_t at = got++;
-
-		for (; at && ret[at - 1] > page; at--)
-			ret[at] = ret[at - 1];
-		ret[at] = page;
-	}
+	       (page = take_low(c, low, ret_error)) != CORE_NONE)
+		core_pages_insert(ret, got++, page);
 	/* all that is there is being written or read: with a store behind, it makes way after that
 	 */
 	if (!got && core_store_usable(c, low) && (s->falling || s->rising || low->falling))

@@ -113,7 +113,7 @@ def most(prompt):
 def start(devices=("host:0=32M",), tier=None, store=None, where=None):
     where = where or tempfile.mkdtemp(prefix="kvb-mini-lm-")
     args = ("--warm", "0", *(("--host-tier", tier) if tier else ()),
-            *(("--store", "%s/store=%s" % (where, store), "--store-admit", "all") if store else ()))
+            *(("--store", "%s/store=%s" % (where, store), "--drain", "5000") if store else ()))
     broker = Broker(PROGRAMS, args=args, env=ENV, devices=list(devices), where=where)
     assert broker.code is None, broker.text()
     for device in devices if tier else ():
@@ -130,8 +130,8 @@ def with_broker(run, *args, **how):
             engines.append(Engine(brokers[-1], *options))
             return engines[-1]
 
-        def restart():
-            brokers[-1].proc.kill()
+        def restart(number=signal.SIGKILL):
+            brokers[-1].proc.send_signal(number)
             brokers[-1].proc.wait()
             return lambda: brokers.append(start(where=brokers[0].dir, **how))
 
@@ -231,6 +231,20 @@ def stored_and_found(restart, engine, *how):
     said = engine("--wrong-pages", *how).ask(prompts[0])
     wrong(said, prompts[0])
     return "%d of %d blocks from the store of the one before" % (below, total)
+
+
+def stopped_and_found(restart, engine, *how):
+    """What was in memory when the broker was stopped is in the store, whichever memory it was."""
+    prompts = [text(seed, 480) for seed in range(6)]  # fewer than fit
+    e = engine(*how)
+    more_than_fits(e, prompts)
+    e.end()
+    restart(signal.SIGTERM)()
+    e = engine(*how)
+    for p in prompts:
+        said = right(e.ask(p), p)
+        assert said["reused"] == said["below"] == most(p), said
+    wrong(engine("--wrong-pages", *how).ask(prompts[0]), prompts[0])
 
 
 def mover_pid(broker):
@@ -441,7 +455,7 @@ def command_line():
     assert status("--no-broker", "--run", "r", text=":update\n") == 0
 
 
-RESTARTING = (broker_killed, update_while_there_is_no_broker, stored_and_found)
+RESTARTING = (broker_killed, update_while_there_is_no_broker, stored_and_found, stopped_and_found)
 SMALL, SMALL_GPU = ("host:0=8M",), ("cuda:0=8M",)
 CASES = [
     ("reuse", with_broker(reuse)),
@@ -457,6 +471,8 @@ CASES = [
     ("from_store_gpu", with_broker(from_below, *GPU, devices=SMALL_GPU, tier="2M", store="128M")),
     ("stored_and_found", with_broker(stored_and_found, devices=SMALL, store="128M")),
     ("stored_and_found_gpu", with_broker(stored_and_found, *GPU, devices=SMALL_GPU, tier="2M", store="128M")),
+    ("stopped_and_found", with_broker(stopped_and_found, devices=SMALL, store="128M")),
+    ("stopped_and_found_gpu", with_broker(stopped_and_found, *GPU, devices=SMALL_GPU, tier="2M", store="128M")),
     ("mover_killed", with_broker(mover_killed, devices=SMALL, tier="64M")),
     ("mover_killed_gpu", with_broker(mover_killed, *GPU, devices=SMALL_GPU, tier="64M")),
     ("broker_killed", with_broker(broker_killed)),
