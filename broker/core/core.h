@@ -193,6 +193,7 @@ struct core_lookup {
 	bool all;
 	bool tiers;  /* go on over keys in a lower tier: their results are KVB_PAGE_IN(tier) */
 	bool broken; /* a key has missed */
+	bool later;  /* not its first slice: it is counted */
 	uint32_t lead;
 };
 struct core_batch core_lookup(struct core *c, struct core_member *m, struct core_lookup *lk,

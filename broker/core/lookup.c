@@ -73,18 +73,19 @@ static inline uint32_t find_usable(const struct core *c, uint64_t mix, const str
 	return page != CORE_NONE && core_page_usable(c, page) ? page : CORE_NONE;
 }
 
-static void count_lookup(struct core *c, struct core_member *m, struct core_ns *ns, uint32_t keys,
-			 uint32_t hits)
+static void count_lookup(struct core *c, struct core_member *m, const struct core_lookup *lk,
+			 uint32_t keys, uint32_t hits)
 {
+	struct core_ns *ns = &c->namespaces[lk->ns];
 	struct core_tenant *t = &c->tenants[ns->tenant];
 
-	c->h->n.lookups++;
+	c->h->n.lookups += !lk->later;
 	c->h->n.lookup_keys += keys;
 	c->h->n.lookup_hits += hits;
-	t->lookups++;
+	t->lookups += !lk->later;
 	t->lookup_keys += keys;
 	t->lookup_hits += hits;
-	ns->lookups++;
+	ns->lookups += !lk->later;
 	ns->lookup_keys += keys;
 	ns->lookup_hits += hits;
 	ns->used_ns = c->now_ns;
@@ -134,7 +135,7 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 	struct pipe pipe;
 
 	if (lk->tiers && lk->broken) {
-		count_lookup(c, m, ns, n, 0);
+		count_lookup(c, m, lk, n, 0);
 		b.done = core_lookup_below(c, m, lk, hash, n, ret);
 		return b;
 	}
@@ -159,7 +160,7 @@ struct core_batch core_lookup(struct core *c, struct core_member *m, struct core
 		hits += (uint32_t)r;
 		lk->lead += !lk->broken;
 	}
-	count_lookup(c, m, ns, n, hits);
+	count_lookup(c, m, lk, n, hits);
 	if (lk->tiers && lk->broken)
 		b.done += core_lookup_below(c, m, lk, hash + b.done, n - b.done, ret + b.done);
 	return b;

@@ -43,6 +43,7 @@ enum ops_verdict op_lookup(struct ring *r, struct ring_op *op, struct kvb_cqe *c
 		.all = op->sqe.flags & KVB_LOOKUP_ALL,
 		.tiers = op->sqe.flags & KVB_LOOKUP_TIERS,
 		.broken = op->broken,
+		.later = op->done > 0,
 		.lead = op->lead,
 	};
 	struct core_batch b = { 0 };
