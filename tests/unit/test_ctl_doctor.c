@@ -250,8 +250,17 @@ START_TEST(rings_are_judged)
 	strcpy(seg->engine, "io_uring");
 	doctor_check_uring(&d, &good);
 	expect("io_uring", "ok", "the daemon uses it");
-	put("proc/sys/kernel/io_uring_disabled", "2\n");
+	/* 1 lets some have it: the daemon, or whoever runs this. */
+	put("proc/sys/kernel/io_uring_disabled", "1\n");
+	doctor_check_uring(&d, &refused);
+	expect("io_uring", "ok", "the daemon uses it");
+	d.seg = NULL;
 	doctor_check_uring(&d, &good);
+	expect("io_uring", "ok", "DEFER_TASKRUN");
+	doctor_check_uring(&d, &refused);
+	expect("io_uring", "warn", "io_uring_disabled is 1");
+	put("proc/sys/kernel/io_uring_disabled", "2\n");
+	doctor_check_uring(&d, &refused);
 	expect("io_uring", "warn", "io_uring_disabled is 2");
 	end();
 }
