@@ -333,6 +333,10 @@ START_TEST(limits_are_judged)
 	(void)arena(1 << 20);
 	put("proc/4711/limits", LIMITS("2999 2999", "65536 65536"));
 	doctor_check_limits(&d);
+	expect_first("memlock", "ok", "nothing needs more"); /* without a store */
+	expect("files", "warn", "3000 are needed");
+	seg->store.parts = 1;
+	doctor_check_limits(&d);
 	expect_first("memlock", "warn", "64.0K may be locked and the host tier has 1.0M");
 	expect("files", "warn", "3000 are needed");
 	put("proc/4711/limits", LIMITS("3000 3000", "1048576 1048576"));
