@@ -475,6 +475,8 @@ START_TEST(stores_are_found_and_judged)
 	add_part(root, 0);
 	add_part("relative", 0);
 	add_part(part, -EIO);
+	add_part(gone, 0);
+	seg->store.part[seg->store.parts - 1].left = true;
 	doctor_check_store(&d);
 	/* Whether this directory has direct I/O is not the test's to say. */
 	if (has(cJSON_GetArrayItem(d.findings, 0), "text", "direct I/O"))

@@ -306,6 +306,8 @@ void doctor_check_store(struct doctor *d)
 	for (uint32_t i = 0; i < d->seg->store.parts && i < STORE_PARTS_MAX; i++) {
 		const struct store_part_stats *part = &d->seg->store.part[i];
 
+		if (part->left)
+			continue; /* an operator took it out, and may have removed it */
 		if (part->failed)
 			doctor_say(d, DOCTOR_FAIL, "store",
 				   "look at the drive's own log; the part is tried again when the "

@@ -71,7 +71,7 @@ static cJSON *store_row(const struct stats_segment *seg)
 		sum.read_bytes += p->read_bytes;
 		sum.written_bytes += p->written_bytes;
 		sum.queued += (uint32_t)transfers_waiting(p);
-		why = why ? why : part_why(p);
+		why = why || p->left ? why : part_why(p);
 	}
 	cJSON_AddStringToObject(row, "tier", "store");
 	add_number(row, "capacity_bytes", st->bytes);
