@@ -18,7 +18,6 @@
 #include "cuda_driver/gpu.h"
 
 #define PAGES_MIN (1u << 20)
-#define PAGES_MAX (1u << 30)
 #define PAGE_BYTES_SMALL (16ull << 10) /* tables are sized for pages of this size */
 #define PAGES_TIER_MAX (8u << 20)      /* no more than that for the sake of a tier */
 #define TIER_PAGE_BYTES (64ull << 10)
@@ -109,9 +108,9 @@ static void settle_pages(struct server_config *cfg)
 
 	for (unsigned i = 0; i < cfg->devices; i++)
 		pages += cfg->device[i].capacity_bytes / PAGE_BYTES_SMALL;
-	of_devices = pages < PAGES_MIN   ? PAGES_MIN
-		     : pages > PAGES_MAX ? PAGES_MAX
-					 : (uint32_t)pages;
+	of_devices = pages < PAGES_MIN           ? PAGES_MIN
+		     : pages > SETTING_PAGES_MAX ? SETTING_PAGES_MAX
+						 : (uint32_t)pages;
 	room = of_devices < PAGES_TIER_MAX ? PAGES_TIER_MAX - of_devices : 0;
 	cfg->limits.pages = of_devices + (more < room ? (uint32_t)more : room);
 	if (!cfg->limits.leases)
