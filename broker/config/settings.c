@@ -88,8 +88,10 @@ const struct setting settings[] = {
 	  "what happens to a slab that is not given back in time: extend, kick\n"
 	  "or quarantine; default extend",
 	  SETTING_WORD, .live = true, FIELD(revoke_policy), .words = words_revoke },
-	{ "revoke_grace", "MS", "how long `extend` adds each time; default 1000", SETTING_TIME,
-	  .live = true, FIELD(revoke_grace_ns), .min = 1, .unit = MS_NS },
+	{ "revoke_grace", "MS",
+	  "how long there is to give a slab back, and how much `extend` adds\n"
+	  "each time; default 1000",
+	  SETTING_TIME, .live = true, FIELD(revoke_grace_ns), .min = 1, .unit = MS_NS },
 	{ "max_pages", "N",
 	  "default: one for each 16 KiB of the devices, at least 1048576, and\n"
 	  "one for each 64 KiB of the host tier",
