@@ -69,18 +69,6 @@ static void show_sections(const struct config *c, cJSON *rows)
 	}
 }
 
-/* Where the configuration says what tenant `name` has on a device; NULL: nowhere. */
-static const struct core_tenant_spec *said(const struct config *c, const char *name, int device)
-{
-	for (unsigned i = c->cfg.tenants; i-- > 0;) {
-		const struct core_tenant_spec *spec = &c->cfg.tenant[i];
-
-		if (strcmp(spec->name, name) == 0 && (spec->device < 0 || spec->device == device))
-			return spec;
-	}
-	return NULL;
-}
-
 /* A value that is not as the configuration has it was set since. */
 static void add_limit(const struct config *c, cJSON *rows, const char *budget, const char *key,
 		      uint64_t value, const struct core_tenant_spec *spec, uint64_t as_said)
@@ -102,7 +90,8 @@ static void show_budget(const struct server *s, cJSON *rows, const struct core_t
 	static const struct core_tenant_spec none = { .high_bytes = UINT64_MAX,
 						      .max_bytes = UINT64_MAX,
 						      .weight = 1 };
-	const struct core_tenant_spec *spec = said(s->config, t->name, (int)device);
+	const int said = config_find_tenant(s->config, t->name, device);
+	const struct core_tenant_spec *spec = said < 0 ? NULL : &s->config->cfg.tenant[said];
 	const struct core_tenant_spec *as = spec ? spec : &none;
 	const struct core_budget *b = &t->budget[device];
 	char budget[128];

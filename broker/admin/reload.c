@@ -46,31 +46,27 @@ static void compare_settings(const struct config *running, const struct config *
 static void print_device(const struct config *c, const struct server_device_config *d, char *ret,
 			 size_t bytes)
 {
+	int i = config_find_device(c, d->kind, d->ordinal);
+	const struct server_device_config *at = &c->cfg.device[i < 0 ? 0 : i];
 	char size[32];
 
 	ret[0] = '\0';
-	for (unsigned i = 0; i < c->cfg.devices; i++) {
-		const struct server_device_config *at = &c->cfg.device[i];
-
-		if (at->kind != d->kind || at->ordinal != d->ordinal)
-			continue;
-		setting_print_size(at->capacity_bytes, size, sizeof(size));
-		(void)snprintf(ret, bytes, "%s%s%s", size, at->uuid[0] ? " " : "", at->uuid);
-	}
+	if (i < 0)
+		return;
+	setting_print_size(at->capacity_bytes, size, sizeof(size));
+	(void)snprintf(ret, bytes, "%s%s%s", size, at->uuid[0] ? " " : "", at->uuid);
 }
 
 static void print_store(const struct config *c, const struct server_store_config *store, char *ret,
 			size_t bytes)
 {
+	int i = config_find_store(c, store->path);
+
 	ret[0] = '\0';
-	for (unsigned i = 0; i < c->cfg.stores; i++) {
-		if (strcmp(c->cfg.store[i].path, store->path) != 0)
-			continue;
-		if (c->cfg.store[i].bytes)
-			setting_print_size(c->cfg.store[i].bytes, ret, bytes);
-		else
-			(void)snprintf(ret, bytes, "all");
-	}
+	if (i >= 0 && c->cfg.store[i].bytes)
+		setting_print_size(c->cfg.store[i].bytes, ret, bytes);
+	else if (i >= 0)
+		(void)snprintf(ret, bytes, "all");
 }
 
 /* Of those of `of`, which is either of the two: the running one's, then what is new in the other.
@@ -126,19 +122,15 @@ void reload_take(struct server *s, unsigned setting, const struct config *from)
 /* Where devices and stores, which are the same, stand in the file now. */
 static void take_origins(struct config *running, const struct config *fresh)
 {
-	for (unsigned i = 0; i < running->cfg.devices; i++) {
-		for (unsigned k = 0; k < fresh->cfg.devices; k++) {
-			if (fresh->cfg.device[k].kind == running->cfg.device[i].kind &&
-			    fresh->cfg.device[k].ordinal == running->cfg.device[i].ordinal)
-				running->device_origin[i] = fresh->device_origin[k];
-		}
+	for (unsigned i = 0; i < fresh->cfg.devices; i++) {
+		const struct server_device_config *d = &fresh->cfg.device[i];
+
+		running->device_origin[config_find_device(running, d->kind, d->ordinal)] =
+			fresh->device_origin[i];
 	}
-	for (unsigned i = 0; i < running->cfg.stores; i++) {
-		for (unsigned k = 0; k < fresh->cfg.stores; k++) {
-			if (strcmp(fresh->cfg.store[k].path, running->cfg.store[i].path) == 0)
-				running->store_origin[i] = fresh->store_origin[k];
-		}
-	}
+	for (unsigned i = 0; i < fresh->cfg.stores; i++)
+		running->store_origin[config_find_store(running, fresh->cfg.store[i].path)] =
+			fresh->store_origin[i];
 }
 
 /* Everything that is live, and where all of it stands in the file now. */
@@ -207,12 +199,7 @@ static bool align_devices(const struct config *running, struct config *fresh)
 	for (unsigned i = 0; i < fresh->cfg.devices; i++) {
 		const struct server_device_config *d = &fresh->cfg.device[i];
 
-		at[i] = -1;
-		for (unsigned k = 0; k < running->cfg.devices; k++) {
-			if (running->cfg.device[k].kind == d->kind &&
-			    running->cfg.device[k].ordinal == d->ordinal)
-				at[i] = (int)k;
-		}
+		at[i] = config_find_device(running, d->kind, d->ordinal);
 		if (at[i] < 0)
 			return false;
 	}

@@ -38,20 +38,31 @@ struct reload_tenants {
 
 /* ---- what is wanted ------------------------------------------------------------------------ */
 
-static struct want_tenant *want_find(struct reload_tenants *w, const struct core_tenant_spec *spec)
+static const struct want_tenant *wanted(const struct reload_tenants *w, const char *name)
 {
-	struct want_tenant *t;
-
 	for (unsigned i = 0; i < w->n; i++) {
-		if (strcmp(w->tenant[i].name, spec->name) == 0)
+		if (strcmp(w->tenant[i].name, name) == 0)
 			return &w->tenant[i];
 	}
-	t = &w->tenant[w->n++];
-	t->name = spec->name;
-	t->uid = spec->uid;
-	for (unsigned d = 0; d < w->devices; d++)
-		t->budget[d] = (struct want_budget){ 0, UINT64_MAX, UINT64_MAX, 1 };
-	return t;
+	return NULL;
+}
+
+/* Where nothing is said of it, a tenant has what one has of whom nothing is said. */
+static void want_add(struct reload_tenants *w, const struct config *c, const char *name,
+		     uint32_t uid)
+{
+	struct want_tenant *t = &w->tenant[w->n++];
+
+	t->name = name;
+	t->uid = uid;
+	for (unsigned d = 0; d < w->devices; d++) {
+		int said = config_find_tenant(c, name, d);
+		const struct core_tenant_spec *spec = &c->cfg.tenant[said < 0 ? 0 : said];
+
+		t->budget[d] = said < 0 ? (struct want_budget){ 0, UINT64_MAX, UINT64_MAX, 1 }
+					: (struct want_budget){ spec->min_bytes, spec->high_bytes,
+								spec->max_bytes, spec->weight };
+	}
 }
 
 struct reload_tenants *reload_tenants_new(const struct config *c)
@@ -63,14 +74,9 @@ struct reload_tenants *reload_tenants_new(const struct config *c)
 	w->devices = c->cfg.devices;
 	for (unsigned i = 0; i < c->cfg.tenants; i++) {
 		const struct core_tenant_spec *spec = &c->cfg.tenant[i];
-		struct want_tenant *t = want_find(w, spec);
 
-		for (unsigned d = 0; d < w->devices; d++) {
-			if (spec->device >= 0 && spec->device != (int)d)
-				continue;
-			t->budget[d] = (struct want_budget){ spec->min_bytes, spec->high_bytes,
-							     spec->max_bytes, spec->weight };
-		}
+		if (!wanted(w, spec->name))
+			want_add(w, c, spec->name, spec->uid);
 	}
 	return w;
 }
@@ -139,15 +145,6 @@ static void compare_tenant(const struct server *s, const struct reload_tenants *
 		(void)snprintf(what, sizeof(what), "%s.weight", budget);
 		compare_number(changes, what, b->weight, want->weight);
 	}
-}
-
-static const struct want_tenant *wanted(const struct reload_tenants *w, const char *name)
-{
-	for (unsigned i = 0; i < w->n; i++) {
-		if (strcmp(w->tenant[i].name, name) == 0)
-			return &w->tenant[i];
-	}
-	return NULL;
 }
 
 void reload_tenants_compare(const struct server *s, const struct reload_tenants *w, cJSON *changes,

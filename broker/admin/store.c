@@ -165,6 +165,20 @@ void command_tier_detach(struct admin_conn *conn)
 
 /* ---- flush, check -------------------------------------------------------------------------- */
 
+/* What both begin with: the store and its figures, and an answer. NULL: has answered. */
+static struct store *begin(struct admin_conn *conn, const char *what, struct store_stats *ret_st,
+			   cJSON **ret_answer)
+{
+	struct store *store = need_store(conn, what);
+
+	if (!store)
+		return NULL;
+	store_stats(store, ret_st);
+	*ret_answer = cJSON_CreateObject();
+	cJSON_AddBoolToObject(*ret_answer, "dry_run", conn->dry_run);
+	return store;
+}
+
 static bool flush_settled(struct admin_conn *conn)
 {
 	const struct store_jobs *jobs = store_tier_jobs(conn->session->server);
@@ -190,16 +204,13 @@ static unsigned parts_working(const struct store_stats *st)
 
 void command_tier_flush(struct admin_conn *conn)
 {
-	struct store *store = need_store(conn, "tier flush");
 	struct store_stats st;
 	cJSON *answer;
+	struct store *store = begin(conn, "tier flush", &st, &answer);
 
 	if (!store)
 		return;
-	store_stats(store, &st);
-	answer = cJSON_CreateObject();
 	cJSON_AddNumberToObject(answer, "parts", parts_working(&st));
-	cJSON_AddBoolToObject(answer, "dry_run", conn->dry_run);
 	if (conn->dry_run) {
 		command_answer(conn, ADMIN_EXIT_OK, answer);
 		return;
@@ -243,15 +254,12 @@ static bool check_settled(struct admin_conn *conn)
 
 void command_tier_check(struct admin_conn *conn)
 {
-	struct store *store = need_store(conn, "tier check");
 	struct store_stats st;
 	cJSON *answer;
+	struct store *store = begin(conn, "tier check", &st, &answer);
 
 	if (!store)
 		return;
-	store_stats(store, &st);
-	answer = cJSON_CreateObject();
-	cJSON_AddBoolToObject(answer, "dry_run", conn->dry_run);
 	if (conn->dry_run) {
 		cJSON_AddNumberToObject(answer, "pages", (double)st.pages);
 		cJSON_AddNumberToObject(answer, "bytes", (double)st.bytes_used);

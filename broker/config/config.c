@@ -18,7 +18,6 @@
 #include "cuda_driver/gpu.h"
 
 #define PAGES_MIN (1u << 20)
-#define PAGES_MAX (1u << 30)
 #define PAGE_BYTES_SMALL (16ull << 10) /* tables are sized for pages of this size */
 #define PAGES_TIER_MAX (8u << 20)      /* no more than that for the sake of a tier */
 #define TIER_PAGE_BYTES (64ull << 10)
@@ -109,9 +108,9 @@ static void settle_pages(struct server_config *cfg)
 
 	for (unsigned i = 0; i < cfg->devices; i++)
 		pages += cfg->device[i].capacity_bytes / PAGE_BYTES_SMALL;
-	of_devices = pages < PAGES_MIN   ? PAGES_MIN
-		     : pages > PAGES_MAX ? PAGES_MAX
-					 : (uint32_t)pages;
+	of_devices = pages < PAGES_MIN           ? PAGES_MIN
+		     : pages > SETTING_PAGES_MAX ? SETTING_PAGES_MAX
+						 : (uint32_t)pages;
 	room = of_devices < PAGES_TIER_MAX ? PAGES_TIER_MAX - of_devices : 0;
 	cfg->limits.pages = of_devices + (more < room ? (uint32_t)more : room);
 	if (!cfg->limits.leases)
@@ -145,21 +144,6 @@ static void settle_tenants(struct server_config *cfg)
 	};
 }
 
-/* What a tenant has on a device is what its last section that speaks of it says. */
-static bool is_last(const struct server_config *cfg, unsigned tenant, unsigned device)
-{
-	const struct core_tenant_spec *spec = &cfg->tenant[tenant];
-
-	if (spec->device >= 0 && spec->device != (int)device)
-		return false;
-	for (unsigned i = tenant + 1; i < cfg->tenants; i++) {
-		if (strcmp(cfg->tenant[i].name, spec->name) == 0 &&
-		    (cfg->tenant[i].device < 0 || cfg->tenant[i].device == (int)device))
-			return false;
-	}
-	return true;
-}
-
 /* Each device can keep what it promises to tenants, which the core also asks, later. */
 static int settle_minima(struct config *c)
 {
@@ -173,7 +157,7 @@ static int settle_minima(struct config *c)
 		for (unsigned i = 0; i < cfg->tenants; i++) {
 			const struct core_tenant_spec *spec = &cfg->tenant[i];
 
-			if (!is_last(cfg, i, d))
+			if (config_find_tenant(c, spec->name, d) != (int)i)
 				continue;
 			if (spec->min_bytes > left)
 				return config_refuse(c, c->tenant_origin[i], "tenant",
@@ -276,6 +260,36 @@ void config_free(struct config *c)
 	free(c->text);
 	free(c->path);
 	*c = (struct config){ 0 };
+}
+
+int config_find_device(const struct config *c, uint32_t kind, uint32_t ordinal)
+{
+	for (unsigned i = 0; i < c->cfg.devices; i++) {
+		if (c->cfg.device[i].kind == kind && c->cfg.device[i].ordinal == ordinal)
+			return (int)i;
+	}
+	return -1;
+}
+
+int config_find_store(const struct config *c, const char *path)
+{
+	for (unsigned i = 0; i < c->cfg.stores; i++) {
+		if (strcmp(c->cfg.store[i].path, path) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+int config_find_tenant(const struct config *c, const char *name, unsigned device)
+{
+	for (unsigned i = c->cfg.tenants; i-- > 0;) {
+		const struct core_tenant_spec *spec = &c->cfg.tenant[i];
+
+		if ((spec->device < 0 || spec->device == (int)device) &&
+		    strcmp(spec->name, name) == 0)
+			return (int)i;
+	}
+	return -1;
 }
 
 void config_print_origin(const struct config *c, struct config_origin at, char *ret, size_t bytes)

@@ -68,6 +68,15 @@ void config_free(struct config *c);
 /* "default", "FILE:LINE", "command line", "set". */
 void config_print_origin(const struct config *c, struct config_origin at, char *ret, size_t bytes);
 
+/* Its number in c; -1. */
+int config_find_device(const struct config *c, uint32_t kind, uint32_t ordinal);
+int config_find_store(const struct config *c, const char *path);
+/*
+ * What is said of a tenant's budget on a device: the last section of that name that speaks of the
+ * device. -1: nothing.
+ */
+int config_find_tenant(const struct config *c, const char *name, unsigned device);
+
 /* "host:0", "cuda:1" */
 void config_print_device(const struct server_device_config *d, char *ret, size_t bytes);
 /* That, or cuda:1@UUID. 0, -EINVAL. */

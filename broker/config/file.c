@@ -191,27 +191,25 @@ static int setting_found(cfg_t *cfg, cfg_opt_t *opt)
 static int key_found(cfg_t *cfg, cfg_opt_t *opt)
 {
 	unsigned line = (unsigned)cfg->line;
-	const char *text;
+	const char *key, *text;
 
 	for (unsigned i = 0; i < reading.pairs; i++) {
 		if (strcmp(reading.pair[i].key, opt->name) == 0)
 			return refuse_again(line, opt->name, reading.pair[i].line);
 	}
+	if (!cfg->title || reading.pairs == SETTING_KEYS_MAX)
+		return refuse(line, opt->name, "it stands in no section (" HINT ")");
+	/* The name is the library's, and goes with it. */
+	key = config_keep(reading.builder->config, opt->name, strlen(opt->name));
 	text = kept_value(opt);
-	if (!text || !cfg->title || reading.pairs == SETTING_KEYS_MAX)
-		return text ? refuse(line, opt->name, "it stands in no section (" HINT ")") : -1;
+	reading.said |= !key;
+	if (!key || !text)
+		return -1;
 	reading.pair[reading.pairs++] = (struct config_pair){
-		.key = NULL,
+		.key = key,
 		.text = text,
 		.line = line,
 	};
-	/* The name is the library's, and goes with it. */
-	for (unsigned s = 0; s < SETTING_SECTIONS_N; s++) {
-		for (unsigned k = 0; k < settings[s].keys_n; k++) {
-			if (strcmp(settings[s].keys[k].name, opt->name) == 0)
-				reading.pair[reading.pairs - 1].key = settings[s].keys[k].name;
-		}
-	}
 	return 0;
 }
 

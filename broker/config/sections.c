@@ -290,10 +290,8 @@ static int take_device(struct config *c, const struct config_item *item)
 		return refuse(c, item, NULL, "%u are as many as there may be", SERVER_DEVICES_MAX);
 	if (parse_device(item->title, &d->kind, &d->ordinal))
 		return refuse(c, item, NULL, "not a device (host:NODE or cuda:N)");
-	for (unsigned i = 0; i < cfg->devices; i++) {
-		if (cfg->device[i].kind == d->kind && cfg->device[i].ordinal == d->ordinal)
-			return refuse(c, item, NULL, "given twice");
-	}
+	if (config_find_device(c, d->kind, d->ordinal) >= 0)
+		return refuse(c, item, NULL, "given twice");
 	if (take_uuid(c, item, d) || take_capacity(c, item, d))
 		return -EINVAL;
 	c->device_origin[cfg->devices++] = item->at;
@@ -312,10 +310,8 @@ static int take_store(struct config *c, const struct config_item *item)
 		return refuse(c, item, NULL, "%u are as many as there may be", SERVER_STORES_MAX);
 	if (!item->title[0])
 		return refuse(c, item, NULL, "there is no path before the size");
-	for (unsigned i = 0; i < cfg->stores; i++) {
-		if (strcmp(cfg->store[i].path, item->title) == 0)
-			return refuse(c, item, NULL, "given twice");
-	}
+	if (config_find_store(c, item->title) >= 0)
+		return refuse(c, item, NULL, "given twice");
 	*store = (struct server_store_config){ .path = item->title };
 	if (pair && size_parse(pair->text, 0, &store->bytes))
 		return refuse(c, item, pair, "'%s' is not a size (20G)", pair->text);
@@ -351,10 +347,7 @@ static int tenant_device(struct config *c, const struct config_item *item, int *
 	if (parse_device(pair->text, &kind, &ordinal))
 		return refuse(c, item, pair, "'%s' is not a device (host:NODE or cuda:N)",
 			      pair->text);
-	for (unsigned i = 0; i < c->cfg.devices; i++) {
-		if (c->cfg.device[i].kind == kind && c->cfg.device[i].ordinal == ordinal)
-			*ret = (int)i;
-	}
+	*ret = config_find_device(c, kind, ordinal);
 	return *ret >= 0 ? 0 : refuse(c, item, pair, "%s is not served", pair->text);
 }
 

@@ -21,7 +21,6 @@
 
 #define SUMS_DEFAULT_MAX 8
 #define MOVER_SUMS_MAX 16u
-#define PAGES_MAX (1u << 30)
 #define CLIENTS_MAX 16384u
 #define MS_NS 1000000ull
 #define US_NS 1000ull
@@ -89,14 +88,16 @@ const struct setting settings[] = {
 	  "what happens to a slab that is not given back in time: extend, kick\n"
 	  "or quarantine; default extend",
 	  SETTING_WORD, .live = true, FIELD(revoke_policy), .words = words_revoke },
-	{ "revoke_grace", "MS", "how long `extend` adds each time; default 1000", SETTING_TIME,
-	  .live = true, FIELD(revoke_grace_ns), .min = 1, .unit = MS_NS },
+	{ "revoke_grace", "MS",
+	  "how long there is to give a slab back, and how much `extend` adds\n"
+	  "each time; default 1000",
+	  SETTING_TIME, .live = true, FIELD(revoke_grace_ns), .min = 1, .unit = MS_NS },
 	{ "max_pages", "N",
 	  "default: one for each 16 KiB of the devices, at least 1048576, and\n"
 	  "one for each 64 KiB of the host tier",
-	  SETTING_NUMBER, FIELD(limits.pages), .min = 64, .max = PAGES_MAX },
+	  SETTING_NUMBER, FIELD(limits.pages), .min = 64, .max = SETTING_PAGES_MAX },
 	{ "max_leases", "N", "default: as many as pages", SETTING_NUMBER, FIELD(limits.leases),
-	  .min = 1, .max = PAGES_MAX },
+	  .min = 1, .max = SETTING_PAGES_MAX },
 	{ "max_clients", "N", "default 512", SETTING_NUMBER, FIELD(limits.clients), .min = 1,
 	  .max = CLIENTS_MAX },
 	{ "clients_per_uid", "N", "default: three quarters of --max-clients", SETTING_NUMBER,

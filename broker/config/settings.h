@@ -25,6 +25,7 @@
 #define SETTING_WHY_BYTES 640u
 #define SETTING_KEYS_MAX 6u
 #define SETTING_TIME_MAX 86400000ull
+#define SETTING_PAGES_MAX (1u << 30)
 
 enum setting_kind {
 	SETTING_STRING, /* const char * */

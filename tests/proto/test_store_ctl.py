@@ -273,6 +273,10 @@ def detach_leaves_a_part(broker, store, engine):
     rows = broker.json("tier", "list")["tiers"]
     assert [r["device"] for r in rows] == ["host:0", None, store.a], rows
     assert len(done(broker, "tier", "iostat")["parts"]) == 1
+    assert store.b not in ctl(broker, "tier", "iostat", "-l").stdout
+    os.rename(store.b, store.b + ".away")
+    assert store.b not in ctl(broker, "doctor").stdout
+    os.rename(store.b + ".away", store.b)
     assert not any(store.b in os.readlink("/proc/%d/fd/%s" % (broker.proc.pid, fd))
                    for fd in os.listdir("/proc/%d/fd" % broker.proc.pid))
     # It is nobody's now; what is there is no store, and no page of it can come back.

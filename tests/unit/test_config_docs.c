@@ -252,6 +252,31 @@ START_TEST(the_shipped_file_is_good)
 }
 END_TEST
 
+/* What is commented out is the default, but where there is none to be written. */
+START_TEST(the_shipped_file_has_the_defaults)
+{
+	static const char *const examples[] = { "host_tier", "mover_sums", "socket_group",
+						"max_pages", "max_leases", "clients_per_uid" };
+	char *text = read_all(SHIPPED), value[SETTING_TEXT_BYTES];
+	struct server_config defaults;
+
+	settings_init(&defaults);
+	for (unsigned i = SETTING_SECTIONS_N; i < settings_n; i++) {
+		char line[SETTING_TEXT_BYTES + 64];
+		bool example = false;
+
+		for (size_t k = 0; k < sizeof(examples) / sizeof(examples[0]); k++)
+			example |= strcmp(examples[k], settings[i].name) == 0;
+		if (example)
+			continue;
+		setting_print(&settings[i], &defaults, value, sizeof(value));
+		(void)snprintf(line, sizeof(line), "\n#%s = %s\n", settings[i].name, value);
+		ck_assert_msg(strstr(text, line), "%s: its default is %s", settings[i].name, value);
+	}
+	free(text);
+}
+END_TEST
+
 /* Every # that a name, a brace, or the blanks of a key follow, is taken away. */
 START_TEST(what_is_commented_out_is_good)
 {
@@ -295,6 +320,7 @@ int main(void)
 		{ .test = &the_page_says_what_is_live },
 		{ .test = &the_daemons_page_has_every_option },
 		{ .test = &the_shipped_file_is_good },
+		{ .test = &the_shipped_file_has_the_defaults },
 		{ .test = &what_is_commented_out_is_good },
 		{ NULL },
 	};

@@ -250,8 +250,17 @@ START_TEST(rings_are_judged)
 	strcpy(seg->engine, "io_uring");
 	doctor_check_uring(&d, &good);
 	expect("io_uring", "ok", "the daemon uses it");
-	put("proc/sys/kernel/io_uring_disabled", "2\n");
+	/* 1 lets some have it: the daemon, or whoever runs this. */
+	put("proc/sys/kernel/io_uring_disabled", "1\n");
+	doctor_check_uring(&d, &refused);
+	expect("io_uring", "ok", "the daemon uses it");
+	d.seg = NULL;
 	doctor_check_uring(&d, &good);
+	expect("io_uring", "ok", "DEFER_TASKRUN");
+	doctor_check_uring(&d, &refused);
+	expect("io_uring", "warn", "io_uring_disabled is 1");
+	put("proc/sys/kernel/io_uring_disabled", "2\n");
+	doctor_check_uring(&d, &refused);
 	expect("io_uring", "warn", "io_uring_disabled is 2");
 	end();
 }
@@ -323,6 +332,10 @@ START_TEST(limits_are_judged)
 	seg->files_needed = 3000;
 	(void)arena(1 << 20);
 	put("proc/4711/limits", LIMITS("2999 2999", "65536 65536"));
+	doctor_check_limits(&d);
+	expect_first("memlock", "ok", "nothing needs more"); /* without a store */
+	expect("files", "warn", "3000 are needed");
+	seg->store.parts = 1;
 	doctor_check_limits(&d);
 	expect_first("memlock", "warn", "64.0K may be locked and the host tier has 1.0M");
 	expect("files", "warn", "3000 are needed");
@@ -462,6 +475,8 @@ START_TEST(stores_are_found_and_judged)
 	add_part(root, 0);
 	add_part("relative", 0);
 	add_part(part, -EIO);
+	add_part(gone, 0);
+	seg->store.part[seg->store.parts - 1].left = true;
 	doctor_check_store(&d);
 	/* Whether this directory has direct I/O is not the test's to say. */
 	if (has(cJSON_GetArrayItem(d.findings, 0), "text", "direct I/O"))

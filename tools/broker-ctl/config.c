@@ -80,24 +80,19 @@ static const char *text_of(const cJSON *object, const char *key)
 	return text && text[0] ? text : "-";
 }
 
-static bool is_true(const cJSON *object, const char *key)
-{
-	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, key));
-}
-
 /* A line a change; what comes of them is the last thing said. */
 static void say_reload(FILE *to, const cJSON *a, bool plan)
 {
 	const cJSON *changes = cJSON_GetObjectItemCaseSensitive(a, "changes");
 	const cJSON *one;
 
-	cJSON_ArrayForEach(one, changes)(void)
-		fprintf(to, "%s: %s -> %s%s\n", text_of(one, "key"), text_of(one, "from"),
-			text_of(one, "to"), is_true(one, "live") ? "" : "  (at a restart only)");
+	cJSON_ArrayForEach(one, changes)(void) fprintf(
+		to, "%s: %s -> %s%s\n", text_of(one, "key"), text_of(one, "from"),
+		text_of(one, "to"), answer_truth(one, "live") ? "" : "  (at a restart only)");
 	cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(a, "kept"))(void)
 		fprintf(to, "tenant.%s: is not in the file, and stays (broker-ctl tenant delete)\n",
 			one->valuestring);
-	if (is_true(a, "refused"))
+	if (answer_truth(a, "refused"))
 		(void)fprintf(to, "%s: would be refused: %s", text_of(a, "file"),
 			      text_of(a, "why"));
 	else

@@ -5,8 +5,7 @@
  * See doctor.h.
  *
  * Its limits are those of its process, read from /proc; without a daemon those of this one stand
- * for them, which a service starts with as often as not, and that is said. The store's paths are
- * taken from its command line, which anybody may read.
+ * for them, which a service starts with as often as not, and that is said.
  */
 
 #include <errno.h>
@@ -109,12 +108,14 @@ static bool may_lock_all(const struct doctor *d)
 	return line && strtoull(line + strlen("\nCapEff:"), NULL, 16) >> CAP_IPC_LOCK_BIT & 1;
 }
 
-/* The store registers host memory with its ring; what can't be is read and written plainly. */
+/* A store registers host memory with its ring; what can't be is read and written plainly. */
 static uint64_t locked_bytes_wanted(const struct doctor *d)
 {
 	uint64_t bytes = 0;
 
-	for (uint32_t i = 0; d->seg && i < d->seg->devices_n; i++) {
+	if (!d->seg || !d->seg->store.parts)
+		return 0;
+	for (uint32_t i = 0; i < d->seg->devices_n; i++) {
 		if (d->seg->device[i].kind == CORE_KIND_ARENA)
 			bytes += d->seg->device[i].capacity_bytes;
 	}
@@ -132,8 +133,8 @@ static void check_memlock(struct doctor *d, uint64_t soft)
 	else if (want > soft)
 		doctor_say(d, DOCTOR_WARN, "memlock",
 			   "LimitMEMLOCK=infinity in its unit, or ulimit -l unlimited before it",
-			   "%s may be locked and the host tier has %s: a store reads and writes it "
-			   "the slower way",
+			   "%s may be locked and the host tier has %s: the store reads and writes "
+			   "it the slower way",
 			   core_size(soft).text, core_size(want).text);
 	else
 		doctor_say(d, DOCTOR_OK, "memlock", NULL, "%s may be locked, nothing needs more",
@@ -305,6 +306,8 @@ void doctor_check_store(struct doctor *d)
 	for (uint32_t i = 0; i < d->seg->store.parts && i < STORE_PARTS_MAX; i++) {
 		const struct store_part_stats *part = &d->seg->store.part[i];
 
+		if (part->left)
+			continue; /* an operator took it out, and may have removed it */
 		if (part->failed)
 			doctor_say(d, DOCTOR_FAIL, "store",
 				   "look at the drive's own log; the part is tried again when the "

@@ -64,10 +64,14 @@ void doctor_check_uring(struct doctor *d, const struct doctor_uring *uring)
 	char path[SYSFS_PATH_BYTES];
 	uint64_t disabled = 0;
 	bool daemon_polls = d->seg && strcmp(d->seg->engine, "epoll") == 0;
+	bool daemon_rings = d->seg && !daemon_polls;
 
 	if (sysfs_path(path, d->root, "proc/sys/kernel/io_uring_disabled") == 0)
 		(void)sysfs_read_number(path, 2, &disabled);
-	if (disabled)
+	/* What the daemon may need not be what this user may: 1 forbids it to some only. */
+	if (daemon_rings && (disabled || uring->error))
+		doctor_say(d, DOCTOR_OK, "io_uring", NULL, "not for all here; the daemon uses it");
+	else if (disabled && (disabled != 1 || uring->error))
 		doctor_say(d, DOCTOR_WARN, "io_uring",
 			   "sysctl kernel.io_uring_disabled=0, or 1 and the daemon's group in "
 			   "kernel.io_uring_group",

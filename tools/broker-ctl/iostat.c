@@ -257,7 +257,8 @@ static int iostat_line(struct ctl *ctl, const struct stats_segment *from, uint64
 	     i++) {
 		struct store_part_stats p = part_since(from, to, i);
 
-		print_latency(&p);
+		if (!p.left)
+			print_latency(&p);
 	}
 	return r;
 }

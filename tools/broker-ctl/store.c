@@ -71,7 +71,7 @@ static cJSON *store_row(const struct stats_segment *seg)
 		sum.read_bytes += p->read_bytes;
 		sum.written_bytes += p->written_bytes;
 		sum.queued += (uint32_t)transfers_waiting(p);
-		why = why ? why : part_why(p);
+		why = why || p->left ? why : part_why(p);
 	}
 	cJSON_AddStringToObject(row, "tier", "store");
 	add_number(row, "capacity_bytes", st->bytes);
@@ -133,15 +133,28 @@ static cJSON *part_json(const struct store_part_stats *p)
 	return o;
 }
 
+struct figure {
+	const char *key;
+	uint64_t number;
+};
+
+static void add_figures(cJSON *to, const struct figure *figures, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		add_number(to, figures[i].key, figures[i].number);
+}
+#define ADD_FIGURES(to, figures) add_figures(to, figures, sizeof(figures) / sizeof((figures)[0]))
+
 static void add_recovery(cJSON *to, const struct store_stats *st)
 {
+	const struct figure figures[] = {
+		{ "pages", st->recovered_pages }, { "stale", st->recovered_stale },
+		{ "torn", st->recovered_torn },   { "segments", st->recovered_segments },
+		{ "lost", st->recovered_lost },
+	};
 	cJSON *o = cJSON_AddObjectToObject(to, "recovery");
 
-	add_number(o, "pages", st->recovered_pages);
-	add_number(o, "stale", st->recovered_stale);
-	add_number(o, "torn", st->recovered_torn);
-	add_number(o, "segments", st->recovered_segments);
-	add_number(o, "lost", st->recovered_lost);
+	ADD_FIGURES(o, figures);
 	cJSON_AddNumberToObject(o, "seconds", (double)st->recovery_ns / 1e9);
 	cJSON_AddNumberToObject(o, "index_seconds", (double)st->index_ns / 1e9);
 	cJSON_AddBoolToObject(o, "reset", st->reset);
@@ -149,26 +162,26 @@ static void add_recovery(cJSON *to, const struct store_stats *st)
 
 static void add_check(cJSON *to, const struct store_scrub_stats *c)
 {
+	const struct figure figures[] = {
+		{ "segments_done", c->segments_done },
+		{ "segments", c->segments },
+		{ "pages", c->pages },
+		{ "bytes", c->bytes },
+		{ "bad", c->bad },
+		{ "unreadable", c->unreadable },
+		{ "unknown", c->unknown },
+	};
 	cJSON *o = cJSON_AddObjectToObject(to, "check");
 
 	cJSON_AddBoolToObject(o, "active", c->active);
-	add_number(o, "segments_done", c->segments_done);
-	add_number(o, "segments", c->segments);
-	add_number(o, "pages", c->pages);
-	add_number(o, "bytes", c->bytes);
-	add_number(o, "bad", c->bad);
-	add_number(o, "unreadable", c->unreadable);
-	add_number(o, "unknown", c->unknown);
+	ADD_FIGURES(o, figures);
 }
 
 cJSON *store_json(const struct stats_segment *seg)
 {
 	const struct store_stats *st = &seg->store;
 	const struct core_counters *n = &seg->n;
-	const struct {
-		const char *key;
-		uint64_t number;
-	} numbers[] = {
+	const struct figure figures[] = {
 		{ "pages", st->pages },
 		{ "pages_max", st->pages_max },
 		{ "index_bytes", st->index_bytes },
@@ -208,8 +221,7 @@ cJSON *store_json(const struct stats_segment *seg)
 	o = cJSON_CreateObject();
 	cJSON_AddStringToObject(o, "engine", st->engine);
 	cJSON_AddStringToObject(o, "admit", seg->store_filtered ? "filter" : "all");
-	for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		add_number(o, numbers[i].key, numbers[i].number);
+	ADD_FIGURES(o, figures);
 	add_recovery(o, st);
 	add_check(o, &st->check);
 	parts = cJSON_AddArrayToObject(o, "parts");
