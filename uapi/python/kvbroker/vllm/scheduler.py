@@ -32,6 +32,7 @@ import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from kvbroker import PRIORITY_HIGH, PRIORITY_LOW, KvbError, chain_hashes
+from kvbroker.keys import HASH_BYTES
 
 from . import identity
 from .events import Ledger
@@ -43,7 +44,6 @@ from .wire import Load, Report, Step, Store
 
 log = logging.getLogger("vllm.kvbroker")
 
-HASH_BYTES = 16
 PRIORITIES = {"high": PRIORITY_HIGH, "low": PRIORITY_LOW}
 CALL_TIMEOUT_S = 1.0  # longer than any honest answer, short for a broker that hangs
 
