@@ -430,7 +430,8 @@ class SchedulerHalf:
                     session.namespace(digest).bump()
                 except (OSError, ValueError) as error:
                     self._link.broken(session, error)
-                    return
+                    if self._link.session is not session:
+                        return # else it has moved, and a store could not record it
 
     def close(self) -> None:
         if self.notices:
