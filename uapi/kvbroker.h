@@ -104,7 +104,7 @@ enum kvb_tier {
 	KVB_TIER_NONE = 0,
 	KVB_TIER_DEVICE = 1,
 	KVB_TIER_HOST = 2,  /* pinned memory next to the device */
-	KVB_TIER_STORE = 3, /* NVMe */
+	KVB_TIER_STORE = 3, /* files or drives below all memory; outlives the daemon */
 };
 #define KVB_PAGE_IN(tier) KVB_PAGE(0, tier)
 #define KVB_PAGE_TIER(page) (KVB_PAGE_GEN(page) ? KVB_TIER_DEVICE : KVB_PAGE_ID(page))
@@ -147,7 +147,7 @@ enum kvb_role {
 /* Feature bits: asked for in HELLO, the subset that is on comes back. Unknown bits are ignored. */
 #define KVB_FEAT_FENCE (1ull << 0)      /* FREE and SEAL wait for fence words */
 #define KVB_FEAT_LOOKUP_ALL (1ull << 1) /* KVB_LOOKUP_ALL */
-#define KVB_FEAT_LOWER_TIER (1ull << 2) /* LOAD, PREFETCH, STORE have something below; off without */
+#define KVB_FEAT_LOWER_TIER (1ull << 2) /* there is a host tier or a store below; off without */
 #define KVB_FEAT_ALL (KVB_FEAT_FENCE | KVB_FEAT_LOOKUP_ALL | KVB_FEAT_LOWER_TIER)
 
 struct kvb_msg_hello {
@@ -377,30 +377,35 @@ enum kvb_op {
  *            aux = the namespace's epoch. With KVB_LOOKUP_ALL every key has a result (KVB_PAGE_NONE
  *            for a miss) and every resident one is leased. The run ends, with status: EDQUOT at the
  *            lease quota; ESTALE where the epoch was bumped meanwhile.
- * RELEASE    in operand order: what is released last is the most recently used. ENOENT no lease.
  *            With KVB_LOOKUP_TIERS the run goes on over keys that are in any tier: done is its length,
  *            res how many at its start are on the device and leased; the results from res on are
- *            KVB_PAGE_IN(tier), and nothing is leased there: LOAD them.
+ *            KVB_PAGE_IN(tier), the store's as well, and nothing is leased there: LOAD them.
+ * RELEASE    in operand order: what is released last is the most recently used. ENOENT no lease.
  * LOAD       brings the leading run of keys that are in any tier onto the device, and waits for it:
  *            res = its length, each result page carries one lease, aux = how many of them came from
  *            below (at most, when the run was cut short). A key whose bytes do not arrive (timeout,
  *            a checksum that does not fit, a device that fails) ends the run before it: a miss, never
- *            an error. arg 0: 5 s. KVB_CQE_NOTHING_BELOW when the space has no lower tier: then it is
- *            a LOOKUP. A fence word, when one is named, is set to fence_value when the entry is done,
- *            however it ends. EDQUOT, GRANT_PENDING as LOOKUP.
+ *            an error. arg 0: 5 s. KVB_CQE_NOTHING_BELOW when the space has neither a host tier nor
+ *            a store below: then it is a LOOKUP. A fence word, when one is named, is set to
+ *            fence_value when the entry is done, however it ends. EDQUOT, GRANT_PENDING as LOOKUP.
  * PREFETCH   starts the same and does not wait: res = keys that are on the device or on their way.
  * STORE      writes pages down now and waits: res = pages that have a copy below. ENOENT no lease.
- *            Both: KVB_CQE_NOTHING_BELOW without a lower tier.
+ *            Both: KVB_CQE_NOTHING_BELOW without anything below. Pages of a group are not kept in
+ *            the store: on the device and in the host tier only.
  * PIN        keeps leased pages from eviction beyond their release, until UNPIN or the client's end.
  *            ENOENT no lease; EDQUOT pin quota.
- * HINT       on leased pages. ENOENT no lease.
+ * HINT       on leased pages. ENOENT no lease. The store keeps no time to live: a page that has one is
+ *            not written there by itself; of one that STORE wrote there, or that was there before the
+ *            hint, the copy in the store stays.
  * SPACE_GROW res = slabs granted and acknowledged by the caller. ENOSPC nothing to be had; EDQUOT the
  *            tenant's max; ENOMEM the device failed; ETIMEDOUT it is slow: what it still makes is granted
  *            when it comes.
  * SPACE_SHRINK res = slabs being revoked.
  * RECLAIM_ACK "I hold nothing in this slab and unmap it as soon as you say 0". EBUSY: the caller
  *            still holds or leases pages there, aux = how many. ENOENT: not being revoked.
- * EPOCH_BUMP EPERM without KVB_NS_ADMIN.
+ * EPOCH_BUMP EPERM without KVB_NS_ADMIN. With a store it is answered when no crash can bring the old
+ *            epoch back; EIO: the epoch has moved, aux says to what, but a part of the store could not
+ *            record it, so that after a restart what it ended may be found again: bump again.
  * CANCEL     of an entry that waits (for a fence, for memory): 0, and that entry ends with -ECANCELED;
  *            ENOENT: none of that name waits, it was unknown or is done.
  */
@@ -435,7 +440,7 @@ struct kvb_cqe {
 
 #define KVB_CQE_STOPPED (1u << 0)       /* fewer operands than asked; status says why */
 #define KVB_CQE_GRANT_PENDING (1u << 1) /* the run ended at a slab this client has not mapped */
-#define KVB_CQE_NOTHING_BELOW (1u << 2) /* there is no lower tier */
+#define KVB_CQE_NOTHING_BELOW (1u << 2) /* there is no lower tier: no host tier, no store */
 #define KVB_CQE_EVENT (1u << 3)         /* nobody's completion: user_data is an enum kvb_event */
 #define KVB_CQE_AGAIN (1u << 4)         /* ALLOC stopped by its work bound; asking again may find more */
 
@@ -466,7 +471,7 @@ struct kvb_ns_open {
 struct kvb_ns_info {
 	uint32_t ns; /* handle for kvb_sqe.ns */
 	uint32_t flags;
-	uint64_t epoch;
+	uint64_t epoch; /* with a store, the one it has recorded when that is later */
 };
 
 /* HINT argument: priority and time to live. */

@@ -216,8 +216,9 @@ KVB_API int64_t kvb_release(struct kvb_space *space, const kvb_page_t *pages, ui
 KVB_API int64_t kvb_pin(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
 KVB_API int64_t kvb_unpin(struct kvb_space *space, const kvb_page_t *pages, uint32_t n);
 KVB_API int64_t kvb_hint(struct kvb_space *space, const kvb_page_t *pages, uint32_t n,
-			 enum kvb_priority priority, uint32_t ttl_s);
-/* These three set *ret_nothing_below (may be NULL) while the space has no lower tier.
+			 enum kvb_priority priority, uint32_t ttl_s); /* what a store has stays there beyond ttl_s */
+/* These three set *ret_nothing_below (may be NULL) while the space has neither a host tier nor a
+ * store below.
  *
  * Load brings the leading run of keys that are in any tier onto the device and waits for it, at most
  * 5 s and at most half of the connection's timeout_ns: returns its length, ret_pages[0..res-1] are
@@ -234,6 +235,8 @@ KVB_API int64_t kvb_store(struct kvb_space *space, const kvb_page_t *pages, uint
 
 /* flags: KVB_NS_*. digest: identity of the cached bytes, 32 B. */
 KVB_API int kvb_ns_open(struct kvb *kvb, const uint8_t digest[32], uint32_t flags, struct kvb_ns_info *ret);
+/* With a store it waits for the drive. -EIO: the epoch has moved, *ret_epoch is the new one, but a
+ * store could not record it: bump again, or what was ended may be found after a restart. */
 KVB_API int kvb_epoch_bump(struct kvb *kvb, uint32_t ns, uint64_t *ret_epoch);
 KVB_API int kvb_nop(struct kvb *kvb);
 

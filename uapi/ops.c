@@ -44,6 +44,10 @@ static const char *reason(int err)
 	case EPERM:
 		return "the namespace was opened without KVB_NS_ADMIN, or this tenant has no right "
 		       "to it";
+	case EIO:
+		return "the epoch has moved, and a store could not record it: after a restart what "
+		       "it "
+		       "ended may be found again";
 	case EINVAL:
 		return "an argument is out of range (space, namespace, flags)";
 	default:
@@ -378,13 +382,13 @@ int kvb_ns_open(struct kvb *kvb, const uint8_t digest[32], uint32_t flags, struc
 int kvb_epoch_bump(struct kvb *kvb, uint32_t ns, uint64_t *ret_epoch)
 {
 	const struct kvb_sqe sqe = { .opcode = KVB_OP_EPOCH_BUMP, .ns = (uint16_t)ns };
-	struct kvb_cqe cqe;
+	struct kvb_cqe cqe = { 0 };
 	const int rc = run_one(kvb, "epoch bump", &sqe, &cqe);
 
+	if (ret_epoch && cqe.aux)
+		*ret_epoch = cqe.aux; /* also with EIO */
 	if (rc)
 		return rc;
-	if (ret_epoch)
-		*ret_epoch = cqe.aux;
 	kvb_ring_deferred(kvb);
 	return 0;
 }

@@ -459,6 +459,31 @@ START_TEST(entries_say_what_they_were_given)
 }
 END_TEST
 
+static bool serve_bump(struct fake *f, const struct kvb_sqe *sqe)
+{
+	const struct kvb_cqe moved = { .user_data = sqe->user_data, .res = -EIO, .aux = 8 };
+
+	if (sqe->opcode != KVB_OP_EPOCH_BUMP)
+		return serve_tiers(f, sqe);
+	fake_complete(f, &moved);
+	return true;
+}
+
+START_TEST(bump_that_no_store_records_tells_the_epoch)
+{
+	struct kvb_space *space;
+	uint64_t epoch = 0;
+
+	struct kvb *kvb = start(&space);
+	fake.serve = serve_bump;
+	ck_assert_int_eq(kvb_epoch_bump(kvb, 1, &epoch), -EIO);
+	ck_assert_uint_eq(epoch, 8);
+	ck_assert_ptr_nonnull(strstr(kvb_error_text(kvb), "a store could not record it"));
+	ck_assert_int_eq(kvb_epoch_bump(kvb, 1, NULL), -EIO);
+	finish(kvb);
+}
+END_TEST
+
 int main(void)
 {
 	static const struct suite_case cases[] = {
@@ -474,6 +499,7 @@ int main(void)
 		{ &load_under_way_ends_with_its_broker, 20 },
 		{ &run_longer_than_its_keys_ends_the_connection, 0 },
 		{ &entries_say_what_they_were_given, 0 },
+		{ &bump_that_no_store_records_tells_the_epoch, 0 },
 		{ NULL, 0 },
 	};
 

@@ -78,6 +78,21 @@ def changing(daemon):
     a.scheduler.finished(again, blocks[again.request_id])
     a.settle()
     equal(found(a, range(70, 70 + 4 * SIZE)), 2)
+    # Who came and went meanwhile, as when a change has failed: its blocks are in the engine's own cache, too.
+    notices.tell(a.name, begin=True)
+    brief, paused = Request(range(90, 90 + 2 * SIZE)), Request(range(30, 30 + 2 * SIZE))
+    blocks = {brief.request_id: shuffled(2, 2), paused.request_id: shuffled(2, 3)}
+    for request in (brief, paused):
+        a.scheduler.arrived(request)
+        a.scheduler.match(request, 0)
+    a.evicted = set()
+    a.step([(brief, 2 * SIZE)], blocks)
+    a.scheduler.finished(brief, blocks[brief.request_id])
+    a.step([(paused, 2 * SIZE)], blocks)
+    paused.num_computed_tokens = 0 # preempted
+    notices.tell(a.name, weights={"named": "x"})
+    a.step()
+    assert a.evicted >= {*blocks[brief.request_id], *blocks[paused.request_id]}
     a.close()
 
 

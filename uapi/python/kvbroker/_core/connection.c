@@ -352,7 +352,8 @@ PyDoc_STRVAR(bump_doc,
 	     "bump($self)\n--\n\n"
 	     "-> int. "
 	     "The next epoch: what was sealed before is a miss from now on, in every tier.\n"
-	     "EPERM without admin=True.");
+	     "EPERM without admin=True. EIO: so it is, but a store could not record it, and "
+	     "a restart may bring back what was sealed before: bump again.");
 
 static PyObject *namespace_bump(PyObject *self, PyObject *none)
 {
@@ -364,8 +365,9 @@ static PyObject *namespace_bump(PyObject *self, PyObject *none)
 	if (!kvb)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS rc = kvb_epoch_bump(kvb, n->info.ns, &epoch);
-	Py_END_ALLOW_THREADS if (rc < 0) return connection_fail(n->conn, rc, 0);
-	n->info.epoch = n->latest = epoch;
+	Py_END_ALLOW_THREADS if (epoch) n->info.epoch = n->latest = epoch;
+	if (rc < 0)
+		return connection_fail(n->conn, rc, 0);
 	connection_leave(n->conn);
 	return PyLong_FromUnsignedLongLong(epoch);
 }

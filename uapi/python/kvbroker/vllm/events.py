@@ -33,9 +33,9 @@ class Stored:
 
 @dataclass
 class Removed:
-    """Blocks of these hashes (vLLM's) are there no more."""
+    """Blocks of these hashes are there no more."""
 
-    hashes: List[bytes]
+    hashes: List[Any] # vLLM's BlockHash
 
 
 class Ledger:
@@ -43,7 +43,7 @@ class Ledger:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._told: "OrderedDict[bytes, bytes]" = OrderedDict()
+        self._told: "OrderedDict[bytes, Any]" = OrderedDict()
         self._storing: Dict[int, Any] = {}  # serial of a store: its request, keys, first block
         self._events: List[Union[Stored, Removed]] = []
 

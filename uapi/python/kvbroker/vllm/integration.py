@@ -74,11 +74,12 @@ class VLLMIntegration:
         return list(sampling)
 
     def _generate(self, prompts: List[Prompt], sampling: List[Any]) -> List[Any]:
-        return self.llm.generate([p if isinstance(p, str) else {"prompt_token_ids": list(p)} for p in prompts],
-                                 sampling, use_tqdm=False)
+        asked: List[Any] = [p if isinstance(p, str) else {"prompt_token_ids": list(p)} for p in prompts]
+        return self.llm.generate(asked, sampling, use_tqdm=False)
 
     async def reset(self) -> bool:
-        """Drops what was computed so far: this engine's own cache, and what it shares of the broker's."""
+        """Nothing that was computed so far is found here any more: the engine's own cache is dropped, and what it
+        shared is left to the others (docs/vllm.md, "When weights change")."""
         return bool(await self._call(self.llm.reset_prefix_cache, reset_connector=True))
 
     def report_progress(self, progress: float) -> None:
@@ -88,8 +89,8 @@ class VLLMIntegration:
     def collect_metrics(self) -> Dict[str, Any]:
         """Figures from the engine's start by name. cache_hits, cache_misses: blocks asked of the broker,
         found or not; the rest is the connector's own, as docs/vllm.md has it."""
-        out: Dict[str, Any] = {m.name[len(PREFIX):]: m.value for m in self.llm.get_metrics()
-                               if m.name.startswith(PREFIX)}
+        metrics: List[Any] = self.llm.get_metrics() # a counter each
+        out: Dict[str, Any] = {m.name[len(PREFIX):]: m.value for m in metrics if m.name.startswith(PREFIX)}
         asked, found = out.get("asked_blocks", 0), out.get("found_blocks", 0)
         out.update(cache_hits=found, cache_misses=asked - found, hit_ratio=found / asked if asked else 0.0,
                    learning_progress=self.learning_progress)

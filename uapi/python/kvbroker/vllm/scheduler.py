@@ -21,7 +21,8 @@ WEIGHTS. A worker may say that weights change, and what they are then (notices.p
 prefix caches are to be dropped: weights were changed in place, or will be, or it sleeps, and from
 then on nobody but this engine knows what they are. What that means is decided in weights.py. Requests
 that have computed anything before are not stored any more, unless they begin anew, and the engine's
-own cache forgets what it may not keep.
+own cache forgets what it may not keep. What is computed while they change is of no version, and is
+forgotten at once.
 
 FAILED LOADS. From the report of one on, the workers drop stores until they are told that the
 scheduler has seen it: the blocks may have been computed from what did not come.
@@ -31,6 +32,7 @@ import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from kvbroker import PRIORITY_HIGH, PRIORITY_LOW, KvbError, chain_hashes
+from kvbroker.keys import HASH_BYTES
 
 from . import identity
 from .events import Ledger
@@ -42,7 +44,6 @@ from .wire import Load, Report, Step, Store
 
 log = logging.getLogger("vllm.kvbroker")
 
-HASH_BYTES = 16
 PRIORITIES = {"high": PRIORITY_HIGH, "low": PRIORITY_LOW}
 CALL_TIMEOUT_S = 1.0  # longer than any honest answer, short for a broker that hangs
 
@@ -290,7 +291,7 @@ class SchedulerHalf:
             if s is None:
                 continue
             r = s.request
-            if s.stale:
+            if s.stale or self.versions.now is None:
                 self._forget_local(block_ids(name))
             upto = min(r.num_computed_tokens + tokens, r.num_tokens) // size
             if upto > s.given and s.usable:
@@ -316,7 +317,7 @@ class SchedulerHalf:
         if s is None:
             return
         self._give_back(s.session, s.leases)
-        if s.stale:
+        if s.stale or self.versions.now is None:
             self._forget_local(blocks)
         if not s.usable:
             return
@@ -429,7 +430,8 @@ class SchedulerHalf:
                     session.namespace(digest).bump()
                 except (OSError, ValueError) as error:
                     self._link.broken(session, error)
-                    return
+                    if self._link.session is not session:
+                        return # else it has moved, and a store could not record it
 
     def close(self) -> None:
         if self.notices:

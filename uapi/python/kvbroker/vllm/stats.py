@@ -10,7 +10,7 @@ from .figures import NAMES
 
 class Stats(KVConnectorStats):
     def reset(self) -> None:
-        self.data = {}
+        self.data: Dict[str, Any] = {}
 
     def aggregate(self, other: KVConnectorStats) -> "Stats":
         for name, n in other.data.items():
@@ -33,7 +33,7 @@ class PromMetrics(KVConnectorPromMetrics):
 
     def __init__(self, vllm_config: Any, metric_types: Any, labelnames: Any, per_engine_labelvalues: Any) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-        self._counters = {}
+        self._counters: Dict[str, Dict[int, Any]] = {}
         for name, text in NAMES.items():
             counter = self._counter_cls(name="vllm:kvbroker_" + name, documentation=text + ".",
                                         labelnames=labelnames)

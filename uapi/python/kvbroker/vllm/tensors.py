@@ -28,7 +28,7 @@ def _dense_bytes(tensor: Any, first: int) -> int:
         if stride != expected:
             return -1
         expected *= size
-    return expected * item
+    return int(expected * item)
 
 
 def rows_of(name: str, tensor: Any, blocks: int) -> Any:

@@ -33,9 +33,9 @@ class Rule:
 def parse_rule(text: str) -> Rule:
     """ValueError: it is none."""
     kind, _, lag = str(text).partition(":")
-    if kind in ("drop", "drain") and not lag and ":" not in text:
+    if text in ("drop", "drain"):
         return Rule(kind)
-    if kind == "keep" and lag.isdigit() and 1 <= int(lag) <= 8:
+    if kind == "keep" and lag in list("12345678"):
         return Rule(kind, int(lag))
     raise ValueError("on_new_weights is drop, drain, or keep:N with N from 1 to 8, not %r" % (text,))
 

@@ -27,6 +27,7 @@ import kvbroker
 import numpy as np
 from kvbroker import KvbError, NoMemoryError, QuotaError, StaleEpochError
 from kvbroker._core import OP_LOAD
+from kvbroker.keys import HASH_BYTES
 
 from .figures import Figures
 from .link import Link, Session
@@ -36,7 +37,6 @@ from .wire import Load, Report, Step, Store
 
 log = logging.getLogger("vllm.kvbroker")
 
-HASH_BYTES = 16
 CALL_TIMEOUT_S = 5.0
 FETCH_S = 5.0          # for pages of lower tiers
 FETCH_POLL_S = 0.0005
