@@ -72,7 +72,7 @@ static int outcome(struct store *s, struct request *r)
 	p->failures = 0;
 	if (r->bounce)
 		bounce_out(r);
-	if (!r->unchecked && !s->cfg.no_verify && store_crc_pieces(r->piece, r->n) != r->crc) {
+	if (!r->unchecked && store_crc_pieces(r->piece, r->n) != r->crc) {
 		read_mismatch(s, &s->segment[r->segment], &r->tag, r->unit);
 		return -ENOENT;
 	}

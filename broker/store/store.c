@@ -205,11 +205,6 @@ void store_forget(struct store *s, const struct store_key *key)
 		index_table_remove_at(&s->index, &tag, at.segment, at.unit);
 }
 
-void store_verify(struct store *s, bool verify)
-{
-	s->cfg.no_verify = !verify;
-}
-
 /* ---- namespaces ---------------------------------------------------------------------------- */
 
 uint16_t store_ns_open(struct store *s, const uint8_t digest[32], uint32_t epoch,

@@ -57,7 +57,6 @@ struct store_cfg {
 	uint32_t flush_ms;            /* flush by itself so often while there are writes; 0: 1000 */
 	uint32_t lock_wait_ms;        /* a killed owner's lock goes late; 0: 5000 */
 	bool threads;                 /* the thread pool also where io_uring is to be had */
-	bool no_verify;               /* do not check what was read: who asked will */
 	bool read_only;               /* for kvb-store: nothing is written */
 	bool empty;                   /* whatever was there is given up */
 	const struct engine_ops *ops; /* NULL: io_uring, or threads where it is forbidden */
@@ -166,9 +165,6 @@ int store_get_unchecked(struct store *s, const struct store_key *key, const stru
 			uint32_t n, uint64_t deadline_ns, void *user);
 /* What is under the key is not what was put: it is not found any more. */
 void store_distrust(struct store *s, const struct store_key *key);
-
-/* Whether what gets read is checked; as store_cfg.no_verify, for the gets from now on. */
-void store_verify(struct store *s, bool verify);
 
 /* The page is no longer wanted: not found any more, until a restart finds it again. */
 void store_forget(struct store *s, const struct store_key *key);
