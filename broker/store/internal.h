@@ -135,7 +135,6 @@ struct evict {
 	struct engine_io io;
 	struct iovec iov;
 	char *table;
-	uint32_t table_bytes;
 	uint32_t next, in_flight;
 	uint32_t budget_units; /* that may still be carried forward */
 	bool read;
@@ -307,6 +306,10 @@ int recover_read(struct store *s, struct part *p, uint64_t offset, void *mem, ui
 
 uint64_t segment_offset(const struct store *s, const struct segment *g);
 uint32_t segment_id(const struct store *s, const struct segment *g);
+/* A transfer of its last units, as many as iov has: of its table, or of the trailer alone. */
+struct engine_io segment_tail_io(const struct store *s, const struct segment *g,
+				 const struct iovec *iov, enum engine_op op,
+				 void (*done)(struct engine_io *), void *owner);
 void segment_drop_pages(struct store *s, struct segment *g);
 void segment_poison(struct store *s, struct segment *g);
 void segment_freed(struct store *s, struct segment *g);

@@ -70,15 +70,7 @@ static void read_table(struct store *s, struct segment *g)
 	g->readers++;
 	c->reading = true;
 	c->iov = (struct iovec){ c->table, (size_t)units * FORMAT_UNIT };
-	c->io = (struct engine_io){ .op = ENGINE_READ,
-				    .file = (uint8_t)g->part,
-				    .offset = segment_offset(s, g) +
-					      (uint64_t)(s->segment_units - units) * FORMAT_UNIT,
-				    .bytes = units * FORMAT_UNIT,
-				    .iov = &c->iov,
-				    .n_iov = 1,
-				    .done = table_read,
-				    .owner = s };
+	c->io = segment_tail_io(s, g, &c->iov, ENGINE_READ, table_read, s);
 	engine_submit(&s->engine, &c->io);
 }
 
