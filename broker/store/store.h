@@ -223,8 +223,7 @@ bool store_resizing(const struct store *s);
 
 /*
  * Reads every page that is there, beside the load, and compares it with its checksum. What is wrong
- * is found no longer. Reported when it has been everywhere; -ECANCELED: the store was closed.
- * -EBUSY: a check is under way.
+ * is found no longer. Reported 0 when it has been everywhere. -EBUSY: a check is under way.
  */
 int store_scrub(struct store *s, void *user);
 
