@@ -158,6 +158,7 @@ struct part {
 	uint32_t segments;        /* of the part, now */
 	uint32_t segments_wanted; /* fewer while it shrinks */
 	uint32_t *id;             /* of them, in the store's table */
+	uint32_t ids;             /* more than segments once it shrank: kept for when it grows */
 	int failed;
 	uint8_t leave;     /* enum part_leave; not PART_STAYS: failed is set too */
 	int leave_error;   /* its superblocks could not be wiped */

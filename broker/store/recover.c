@@ -428,6 +428,7 @@ static int add_segments(struct store *s, struct part *p, bool made)
 	p->id = calloc(INDEX_SEGMENTS_MAX, sizeof(*p->id));
 	if (!p->id)
 		return -ENOMEM;
+	p->ids = p->segments;
 	for (uint32_t i = 0; i < p->segments; i++) {
 		p->id[i] = s->segments;
 		s->segment[s->segments++] = (struct segment){
