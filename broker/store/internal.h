@@ -273,6 +273,8 @@ bool store_locate(const struct store *s, const struct store_key *key, const stru
 		  struct index_place *ret);
 struct request *store_request_new(struct store *s);
 void store_request_free(struct store *s, struct request *r);
+/* Bytes of a page in such pieces; 0: none that may be put or got. */
+uint64_t store_page_bytes(const struct iovec *piece, uint32_t n);
 /* The page that r describes, as vectors that suit direct I/O. For a write the bytes are there.
  * -ENOMEM. */
 int store_request_direct(struct store *s, const struct part *p, struct request *r, bool write);
