@@ -63,7 +63,8 @@ struct store_cfg {
 	void *ops_arg;
 	/* While the index is rebuilt. */
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
-	/* A page is no longer in the store: its segment was evicted, or found bad. */
+	/* A page is no longer in the store: its segment was evicted, or found bad. For the tests of
+	 * power cuts: all others that were flushed have to be there. */
 	void (*gone)(void *arg, const uint64_t where[2], const uint64_t chain[2], uint32_t epoch);
 	void *arg;
 };
