@@ -47,7 +47,6 @@
 			*/
 #define ARENA_THREADS_MAX 8u
 #define ARENA_LOOK_PAGES 1024u
-#define ARENA_NODE_BITS 1024u
 #define ARENA_WORD_BITS (8 * sizeof(unsigned long))
 
 struct arena_chunk {
@@ -184,10 +183,11 @@ static int chunk_fill(struct arena *a, const struct arena_chunk *c, char *memory
 /* 0, or -errno: the system does not let us say where memory is to be. */
 static int chunk_place(const struct arena *a, void *memory, uint64_t bytes)
 {
-	unsigned long nodes[ARENA_NODE_BITS / ARENA_WORD_BITS] = { 0 };
+	unsigned long nodes[TOPOLOGY_NODES_MAX / ARENA_WORD_BITS] = { 0 };
 
 	nodes[a->node / ARENA_WORD_BITS] = 1ul << (a->node % ARENA_WORD_BITS);
-	return mbind(memory, bytes, MPOL_PREFERRED, nodes, ARENA_NODE_BITS + 1, 0) < 0 ? -errno : 0;
+	return mbind(memory, bytes, MPOL_PREFERRED, nodes, TOPOLOGY_NODES_MAX + 1, 0) < 0 ? -errno
+											  : 0;
 }
 
 /* How much of it lies elsewhere. 0, or -errno: the system does not tell. */
@@ -332,7 +332,7 @@ int arena_new(uint32_t node, uint64_t bytes, uint64_t chunk_bytes, uint64_t unit
 	int error;
 
 	if (!bytes || bytes % ARENA_GRAIN_BYTES || !is_power(unit_bytes, ARENA_GRAIN_BYTES) ||
-	    !is_power(chunk_bytes, unit_bytes) || node >= ARENA_NODE_BITS)
+	    !is_power(chunk_bytes, unit_bytes) || node >= TOPOLOGY_NODES_MAX)
 		return -EINVAL;
 	a = calloc(1, sizeof(*a));
 	if (!a)

@@ -33,10 +33,11 @@
 
 #include <stdint.h>
 
+#include "broker/owner/datagram.h"
 #include "uapi/kvbroker.h"
 
 #define MOVER_FD 3 /* the mover finds its end of the socketpair here */
-#define MOVER_FDS_MAX 128u
+#define MOVER_FDS_MAX DATAGRAM_FDS_MAX
 #define MOVER_RING_ENTRIES 1024u /* power of two */
 #define MOVER_RING_SQES 4096u    /* offsets in the memfd */
 #define MOVER_RING_CTL (MOVER_RING_SQES + MOVER_RING_ENTRIES * 64u)

@@ -14,8 +14,10 @@
 
 #include <stdint.h>
 
-#define WIRE_FD 3               /* the owner finds its end of the socketpair here */
-#define WIRE_FDS_MAX 128u       /* as many as a datagram carries */
+#include "broker/owner/datagram.h"
+
+#define WIRE_FD 3 /* the owner finds its end of the socketpair here */
+#define WIRE_FDS_MAX DATAGRAM_FDS_MAX
 #define WIRE_HANDLES_MAX 16384u /* of one request */
 
 enum wire_type { WIRE_HELLO = 1, WIRE_CREATE, WIRE_CLOSE, WIRE_LOOK };

@@ -76,7 +76,6 @@ static int check_closed(struct check *c, struct segment *g)
 	struct store *s = c->s;
 	const uint32_t units = format_tail_units(g->count);
 	struct format_desc *table = store_units_raw(units);
-	const struct format_trailer *t;
 	int error;
 
 	if (!table)
@@ -85,9 +84,7 @@ static int check_closed(struct check *c, struct segment *g)
 			     segment_offset(s, g) +
 				     (uint64_t)(s->segment_units - units) * FORMAT_UNIT,
 			     table, units * FORMAT_UNIT);
-	t = (const void *)((const char *)table + (size_t)(units - 1) * FORMAT_UNIT);
-	if (error || t->count != g->count ||
-	    !format_table_good(table, t, s->part[g->part].fold, s->segment_units)) {
+	if (error || !segment_table_good(s, g, (const char *)table)) {
 		c->ret->bad += g->count;
 		damage(c, g, s->segment_units - units, "its table can not be read any more");
 		free(table);

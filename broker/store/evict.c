@@ -190,17 +190,8 @@ static void start(struct part *p, struct segment *g)
 		e->read = true;
 		return;
 	}
-	e->table_bytes = units * FORMAT_UNIT;
-	e->iov = (struct iovec){ e->table, e->table_bytes };
-	e->io = (struct engine_io){ .op = ENGINE_READ,
-				    .file = (uint8_t)p->number,
-				    .offset = segment_offset(s, g) +
-					      (uint64_t)(s->segment_units - units) * FORMAT_UNIT,
-				    .bytes = e->table_bytes,
-				    .iov = &e->iov,
-				    .n_iov = 1,
-				    .done = table_read,
-				    .owner = p };
+	e->iov = (struct iovec){ e->table, (size_t)units * FORMAT_UNIT };
+	e->io = segment_tail_io(s, g, &e->iov, ENGINE_READ, table_read, p);
 	engine_submit(&s->engine, &e->io);
 }
 

@@ -135,7 +135,6 @@ struct evict {
 	struct engine_io io;
 	struct iovec iov;
 	char *table;
-	uint32_t table_bytes;
 	uint32_t next, in_flight;
 	uint32_t budget_units; /* that may still be carried forward */
 	bool read;
@@ -159,6 +158,7 @@ struct part {
 	uint32_t segments;        /* of the part, now */
 	uint32_t segments_wanted; /* fewer while it shrinks */
 	uint32_t *id;             /* of them, in the store's table */
+	uint32_t ids;             /* more than segments once it shrank: kept for when it grows */
 	int failed;
 	uint8_t leave;     /* enum part_leave; not PART_STAYS: failed is set too */
 	int leave_error;   /* its superblocks could not be wiped */
@@ -273,6 +273,8 @@ bool store_locate(const struct store *s, const struct store_key *key, const stru
 		  struct index_place *ret);
 struct request *store_request_new(struct store *s);
 void store_request_free(struct store *s, struct request *r);
+/* Bytes of a page in such pieces; 0: none that may be put or got. */
+uint64_t store_page_bytes(const struct iovec *piece, uint32_t n);
 /* The page that r describes, as vectors that suit direct I/O. For a write the bytes are there.
  * -ENOMEM. */
 int store_request_direct(struct store *s, const struct part *p, struct request *r, bool write);
@@ -307,6 +309,10 @@ int recover_read(struct store *s, struct part *p, uint64_t offset, void *mem, ui
 
 uint64_t segment_offset(const struct store *s, const struct segment *g);
 uint32_t segment_id(const struct store *s, const struct segment *g);
+/* A transfer of its last units, as many as iov has: of its table, or of the trailer alone. */
+struct engine_io segment_tail_io(const struct store *s, const struct segment *g,
+				 const struct iovec *iov, enum engine_op op,
+				 void (*done)(struct engine_io *), void *owner);
 void segment_drop_pages(struct store *s, struct segment *g);
 void segment_poison(struct store *s, struct segment *g);
 void segment_freed(struct store *s, struct segment *g);

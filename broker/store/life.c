@@ -20,6 +20,12 @@
 #define CLOSE_WAIT_NS (20ull * 1000 * 1000)
 #define CLOSE_TIME_NS (30ull * 1000 * 1000 * 1000)
 #define INDEX_SPARE (2 * FORMAT_GROUP_MAX * GROUPS_MAX) /* of a part: what may be on its way */
+/*
+ * Room for pages of 64 KiB is 400 MiB a TiB, all of it touched sooner or later. For pages of 16 KiB
+ * it would be 1.6 GiB, 100 bytes for each page of 64 KiB: more than the 32 a page that are
+ * promised. A store of smaller pages goes without: its oldest segments are evicted when the index
+ * is full.
+ */
 #define PAGE_BYTES_USUAL (64u << 10)
 
 static uint64_t clock_ns(void)

@@ -72,7 +72,7 @@ static int outcome(struct store *s, struct request *r)
 	p->failures = 0;
 	if (r->bounce)
 		bounce_out(r);
-	if (!r->unchecked && !s->cfg.no_verify && store_crc_pieces(r->piece, r->n) != r->crc) {
+	if (!r->unchecked && store_crc_pieces(r->piece, r->n) != r->crc) {
 		read_mismatch(s, &s->segment[r->segment], &r->tag, r->unit);
 		return -ENOENT;
 	}
@@ -148,13 +148,10 @@ static int get(struct store *s, const struct store_key *key, const struct iovec 
 {
 	struct index_place at;
 	struct request *r;
-	uint64_t bytes = 0;
+	const uint64_t bytes = store_page_bytes(piece, n);
 	int error;
 
-	for (uint32_t i = 0; i < n && n <= STORE_PIECES_MAX; i++)
-		bytes += piece[i].iov_len;
-	if (n == 0 || n > STORE_PIECES_MAX || bytes == 0 || bytes > STORE_PAGE_BYTES_MAX ||
-	    (n == STORE_PIECES_MAX && bytes % FORMAT_UNIT))
+	if (!bytes)
 		return -EINVAL;
 	r = store_request_new(s);
 	if (!r)

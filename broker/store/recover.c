@@ -185,17 +185,8 @@ static int tail_read(struct slot *slot, struct segment *g, uint32_t units)
 	slot->units = units;
 	slot->done = false;
 	slot->iov = (struct iovec){ slot->mem, (size_t)units * FORMAT_UNIT };
-	slot->io = (struct engine_io){
-		.op = ENGINE_READ,
-		.file = (uint8_t)g->part,
-		.wanted = true,
-		.offset = segment_offset(s, g) + (uint64_t)(s->segment_units - units) * FORMAT_UNIT,
-		.bytes = units * FORMAT_UNIT,
-		.iov = &slot->iov,
-		.n_iov = 1,
-		.done = tail_done,
-		.owner = slot,
-	};
+	slot->io = segment_tail_io(s, g, &slot->iov, ENGINE_READ, tail_done, slot);
+	slot->io.wanted = true;
 	engine_submit(&s->engine, &slot->io);
 	return 0;
 }
@@ -437,6 +428,7 @@ static int add_segments(struct store *s, struct part *p, bool made)
 	p->id = calloc(INDEX_SEGMENTS_MAX, sizeof(*p->id));
 	if (!p->id)
 		return -ENOMEM;
+	p->ids = p->segments;
 	for (uint32_t i = 0; i < p->segments; i++) {
 		p->id[i] = s->segments;
 		s->segment[s->segments++] = (struct segment){

@@ -47,7 +47,7 @@ static int segments_for(const struct store *s, const struct part *p, uint64_t by
 	if (p->failed || s->cfg.read_only || (bytes && segments < SEGMENTS_MIN))
 		return -EINVAL;
 	if (segments > INDEX_SEGMENTS_MAX ||
-	    (segments > p->segments && s->segments + (segments - p->segments) > INDEX_SEGMENTS_MAX))
+	    (segments > p->ids && s->segments + (segments - p->ids) > INDEX_SEGMENTS_MAX))
 		return -ENOSPC;
 	/* Segments behind the end it has now may be gone already. */
 	if (p->segments_wanted < p->segments && segments > p->segments_wanted)
@@ -94,8 +94,9 @@ static int grow(struct store *s, struct part *p, uint32_t segments)
 		return error;
 	p->info.bytes = bytes > p->info.bytes ? bytes : p->info.bytes;
 	for (uint32_t i = p->segments; i < segments; i++) {
-		p->id[i] = s->segments;
-		s->segment[s->segments++] =
+		if (i == p->ids)
+			p->id[p->ids++] = s->segments++;
+		s->segment[p->id[i]] =
 			(struct segment){ .part = p->number, .index = i, .state = SEGMENT_FREE };
 	}
 	p->segments = segments;

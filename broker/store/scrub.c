@@ -30,7 +30,6 @@ static void next_segment(struct scrub *c)
 	c->read = false;
 	c->next = 0;
 	c->segment++;
-	c->stats.segments_done = c->segment;
 }
 
 static bool is_readable(const struct store *s, const struct segment *g)
@@ -70,15 +69,7 @@ static void read_table(struct store *s, struct segment *g)
 	g->readers++;
 	c->reading = true;
 	c->iov = (struct iovec){ c->table, (size_t)units * FORMAT_UNIT };
-	c->io = (struct engine_io){ .op = ENGINE_READ,
-				    .file = (uint8_t)g->part,
-				    .offset = segment_offset(s, g) +
-					      (uint64_t)(s->segment_units - units) * FORMAT_UNIT,
-				    .bytes = units * FORMAT_UNIT,
-				    .iov = &c->iov,
-				    .n_iov = 1,
-				    .done = table_read,
-				    .owner = s };
+	c->io = segment_tail_io(s, g, &c->iov, ENGINE_READ, table_read, s);
 	engine_submit(&s->engine, &c->io);
 }
 
@@ -184,24 +175,12 @@ static bool look_at_page(struct store *s, const struct format_desc *d)
 
 /* ---- the check ----------------------------------------------------------------------------- */
 
-static void end(struct store *s, int status)
-{
-	s->scrub.active = false;
-	store_report(s, &(struct store_done){ .user = s->scrub.user,
-					      .status = status,
-					      .kind = STORE_DONE_SCRUB });
-}
-
 void scrub_turn(struct store *s)
 {
 	struct scrub *c = &s->scrub;
 
-	if (!c->active)
+	if (!c->active || s->closing)
 		return;
-	if (s->closing) {
-		end(s, -ECANCELED);
-		return;
-	}
 	for (uint32_t n = 0; n < DESCS_A_TURN && c->segment < s->segments; n++) {
 		enum look look;
 		const struct format_desc *d = next_desc(s, &look);
@@ -215,17 +194,19 @@ void scrub_turn(struct store *s)
 		else
 			next_segment(c);
 	}
-	if (c->segment < s->segments)
+	if (c->segment < s->segments) {
 		s->more = true;
-	else if (!c->in_flight)
-		end(s, 0);
+	} else if (!c->in_flight) {
+		c->active = false;
+		store_report(s, &(struct store_done){ .user = c->user, .kind = STORE_DONE_SCRUB });
+	}
 }
 
 int store_scrub(struct store *s, void *user)
 {
 	struct scrub *c = &s->scrub;
 
-	if (c->active || c->reading || c->in_flight)
+	if (c->active)
 		return -EBUSY;
 	*c = (struct scrub){ .active = true, .user = user };
 	s->more = true;
@@ -236,6 +217,7 @@ void scrub_stats(const struct store *s, struct store_scrub_stats *ret)
 {
 	*ret = s->scrub.stats;
 	ret->active = s->scrub.active;
+	ret->segments_done = s->scrub.segment;
 	ret->segments = s->segments;
 }
 

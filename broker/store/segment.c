@@ -31,6 +31,22 @@ uint64_t segment_offset(const struct store *s, const struct segment *g)
 	return FORMAT_HEAD_BYTES + (uint64_t)g->index * s->segment_units * FORMAT_UNIT;
 }
 
+struct engine_io segment_tail_io(const struct store *s, const struct segment *g,
+				 const struct iovec *iov, enum engine_op op,
+				 void (*done)(struct engine_io *), void *owner)
+{
+	const uint64_t segment_bytes = (uint64_t)s->segment_units * FORMAT_UNIT;
+
+	return (struct engine_io){ .op = (uint8_t)op,
+				   .file = (uint8_t)g->part,
+				   .offset = segment_offset(s, g) + segment_bytes - iov->iov_len,
+				   .bytes = (uint32_t)iov->iov_len,
+				   .iov = iov,
+				   .n_iov = 1,
+				   .done = done,
+				   .owner = owner };
+}
+
 /* ---- pages given up ------------------------------------------------------------------------ */
 
 static void drop_page(struct store *s, struct segment *g, const struct format_desc *d)
@@ -164,15 +180,7 @@ void segment_prepare(struct part *p)
 	format_trailer_seal(t, p->fold);
 	p->open_iov = (struct iovec){ t, FORMAT_UNIT };
 	p->open_flush = (struct flush_wait){ .done = open_flushed, .arg = p };
-	p->open_io = (struct engine_io){ .op = ENGINE_WRITE,
-					 .file = (uint8_t)p->number,
-					 .offset = segment_offset(s, g) +
-						   (uint64_t)(s->segment_units - 1) * FORMAT_UNIT,
-					 .bytes = FORMAT_UNIT,
-					 .iov = &p->open_iov,
-					 .n_iov = 1,
-					 .done = open_written,
-					 .owner = p };
+	p->open_io = segment_tail_io(s, g, &p->open_iov, ENGINE_WRITE, open_written, p);
 	engine_submit(&s->engine, &p->open_io);
 }
 
@@ -238,16 +246,7 @@ static void write_table(struct part *p)
 	};
 	format_trailer_seal(t, p->fold);
 	p->close_iov = (struct iovec){ p->close_mem, (size_t)units * FORMAT_UNIT };
-	p->close_io =
-		(struct engine_io){ .op = ENGINE_WRITE,
-				    .file = (uint8_t)p->number,
-				    .offset = segment_offset(s, g) +
-					      (uint64_t)(s->segment_units - units) * FORMAT_UNIT,
-				    .bytes = units * FORMAT_UNIT,
-				    .iov = &p->close_iov,
-				    .n_iov = 1,
-				    .done = table_written,
-				    .owner = p };
+	p->close_io = segment_tail_io(s, g, &p->close_iov, ENGINE_WRITE, table_written, p);
 	engine_submit(&s->engine, &p->close_io);
 }
 

@@ -40,6 +40,18 @@ void *store_units(uint64_t units)
 	return mem ? memset(mem, 0, units * FORMAT_UNIT) : NULL;
 }
 
+uint64_t store_page_bytes(const struct iovec *piece, uint32_t n)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < n && n <= STORE_PIECES_MAX; i++)
+		bytes += piece[i].iov_len;
+	if (bytes > STORE_PAGE_BYTES_MAX)
+		return 0;
+	/* No room for the piece that would fill up the last unit. */
+	return n == STORE_PIECES_MAX && bytes % FORMAT_UNIT ? 0 : bytes;
+}
+
 uint32_t store_crc_pieces(const struct iovec *piece, uint32_t n)
 {
 	uint32_t crc = 0;
@@ -205,11 +217,6 @@ void store_forget(struct store *s, const struct store_key *key)
 		index_table_remove_at(&s->index, &tag, at.segment, at.unit);
 }
 
-void store_verify(struct store *s, bool verify)
-{
-	s->cfg.no_verify = !verify;
-}
-
 /* ---- namespaces ---------------------------------------------------------------------------- */
 
 uint16_t store_ns_open(struct store *s, const uint8_t digest[32], uint32_t epoch,
@@ -265,13 +272,9 @@ int store_put(struct store *s, const struct store_key *key, const struct iovec *
 	struct store_done done = { .user = user, .kind = STORE_DONE_PUT };
 	struct part *p = write_choose_part(s);
 	struct request *r;
-	uint64_t bytes = 0;
+	const uint64_t bytes = store_page_bytes(piece, n);
 
-	for (uint32_t i = 0; i < n && n <= STORE_PIECES_MAX; i++)
-		bytes += piece[i].iov_len;
-	if (n == 0 || n > STORE_PIECES_MAX || bytes == 0 || bytes > STORE_PAGE_BYTES_MAX ||
-	    bytes > most || key->ns >= s->ns_count ||
-	    (n == STORE_PIECES_MAX && bytes % FORMAT_UNIT)) /* no room for one that fills up */
+	if (!bytes || bytes > most || key->ns >= s->ns_count)
 		return -EINVAL;
 	if (s->cfg.read_only)
 		return -EROFS;

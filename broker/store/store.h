@@ -57,14 +57,14 @@ struct store_cfg {
 	uint32_t flush_ms;            /* flush by itself so often while there are writes; 0: 1000 */
 	uint32_t lock_wait_ms;        /* a killed owner's lock goes late; 0: 5000 */
 	bool threads;                 /* the thread pool also where io_uring is to be had */
-	bool no_verify;               /* do not check what was read: who asked will */
 	bool read_only;               /* for kvb-store: nothing is written */
 	bool empty;                   /* whatever was there is given up */
 	const struct engine_ops *ops; /* NULL: io_uring, or threads where it is forbidden */
 	void *ops_arg;
 	/* While the index is rebuilt. */
 	void (*progress)(void *arg, uint64_t done, uint64_t total);
-	/* A page is no longer in the store: its segment was evicted, or found bad. */
+	/* A page is no longer in the store: its segment was evicted, or found bad. For the tests of
+	 * power cuts: all others that were flushed have to be there. */
 	void (*gone)(void *arg, const uint64_t where[2], const uint64_t chain[2], uint32_t epoch);
 	void *arg;
 };
@@ -167,9 +167,6 @@ int store_get_unchecked(struct store *s, const struct store_key *key, const stru
 /* What is under the key is not what was put: it is not found any more. */
 void store_distrust(struct store *s, const struct store_key *key);
 
-/* Whether what gets read is checked; as store_cfg.no_verify, for the gets from now on. */
-void store_verify(struct store *s, bool verify);
-
 /* The page is no longer wanted: not found any more, until a restart finds it again. */
 void store_forget(struct store *s, const struct store_key *key);
 
@@ -227,8 +224,7 @@ bool store_resizing(const struct store *s);
 
 /*
  * Reads every page that is there, beside the load, and compares it with its checksum. What is wrong
- * is found no longer. Reported when it has been everywhere; -ECANCELED: the store was closed.
- * -EBUSY: a check is under way.
+ * is found no longer. Reported 0 when it has been everywhere. -EBUSY: a check is under way.
  */
 int store_scrub(struct store *s, void *user);
 

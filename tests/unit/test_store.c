@@ -147,6 +147,18 @@ START_TEST(i6_a_bump_holds_after_a_restart)
 }
 END_TEST
 
+static void resize_and_wait(struct rig *r, uint64_t bytes, struct store_stats *ret)
+{
+	ck_assert_int_eq(store_resize(r->s, 0, bytes), 0);
+	for (unsigned i = 0; i < 10000; i++) {
+		rig_settle(r);
+		store_stats(r->s, ret);
+		if (ret->part[0].bytes == ret->part[0].bytes_wanted)
+			break;
+	}
+	ck_assert_uint_eq(ret->part[0].bytes, bytes);
+}
+
 START_TEST(grows_and_shrinks_while_it_is_used)
 {
 	struct rig r;
@@ -160,14 +172,7 @@ START_TEST(grows_and_shrinks_while_it_is_used)
 	ck_assert_uint_eq(rig_put(&r, 200, 150, 8, NULL), 150);
 	ck_assert_uint_ge(rig_count(&r, 0, 350), 330);
 	ck_assert_int_eq(store_resize(r.s, 0, 3u << 20), -EINVAL);
-	ck_assert_int_eq(store_resize(r.s, 0, 12u << 20), 0);
-	for (unsigned i = 0; i < 10000; i++) {
-		rig_settle(&r);
-		store_stats(r.s, &st);
-		if (st.part[0].bytes == st.part[0].bytes_wanted)
-			break;
-	}
-	ck_assert_uint_eq(st.part[0].bytes, 12u << 20);
+	resize_and_wait(&r, 12u << 20, &st);
 	rig_settle(&r);
 	ck_assert_int_eq(stat(r.path[0], &file), 0);
 	ck_assert_int_eq(file.st_size, 12 << 20);
@@ -177,6 +182,35 @@ START_TEST(grows_and_shrinks_while_it_is_used)
 	r.cfg.part[0].bytes = 12u << 20;
 	ck_assert_int_eq(rig_open(&r), 0);
 	ck_assert_uint_eq(rig_count(&r, 400, 30), 30);
+	rig_close(&r);
+	rig_remove(&r);
+}
+END_TEST
+
+/* What a part had before it shrank is used again when it grows: there are so many numbers only. */
+START_TEST(grows_and_shrinks_for_ever)
+{
+	struct rig r;
+	struct store_stats st;
+
+	make(&r, _i);
+	ck_assert_int_eq(rig_open(&r), 0);
+	store_stats(r.s, &st);
+	ck_assert_uint_eq(st.check.segments, 16);
+	for (uint32_t i = 0; i < 5; i++) {
+		ck_assert_uint_eq(rig_put(&r, 300 * i, 220, 8, NULL), 220);
+		resize_and_wait(&r, 12u << 20, &st);
+		resize_and_wait(&r, 20u << 20, &st);
+		ck_assert_uint_eq(st.check.segments, 16);
+	}
+	resize_and_wait(&r, 22u << 20, &st);
+	ck_assert_uint_eq(st.check.segments, 18);
+	ck_assert_uint_eq(rig_put(&r, 2000, 200, 8, NULL), 200);
+	ck_assert_uint_eq(rig_count(&r, 2000, 200), 200);
+	rig_close(&r);
+	r.cfg.part[0].bytes = 22u << 20;
+	ck_assert_int_eq(rig_open(&r), 0);
+	ck_assert_uint_eq(rig_count(&r, 2000, 200), 200);
 	rig_close(&r);
 	rig_remove(&r);
 }
@@ -468,6 +502,7 @@ int main(void)
 		{ &two_parts_share, 30, 2 },
 		{ &i6_a_bump_holds_after_a_restart, 30, 2 },
 		{ &grows_and_shrinks_while_it_is_used, 60, 2 },
+		{ &grows_and_shrinks_for_ever, 60, 2 },
 		{ &sizes_and_pieces_of_every_kind, 30, 2 },
 		{ &what_can_not_be_is_refused, 30, 1 },
 		{ &opened_with_another_size, 60, 2 },

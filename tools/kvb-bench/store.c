@@ -99,12 +99,13 @@ struct rounds {
 	uint32_t n;
 };
 
-static void ours(struct store_bench *b, struct load *l, bool write, double *ret_gb_s,
+static void ours(struct store_bench *b, struct load *l, bool write, bool checked, double *ret_gb_s,
 		 double *ret_cpu)
 {
 	const struct load_slice_cfg cfg = { .gets = write ? 0 : STORE_BENCH_DEPTH,
 					    .puts = write ? STORE_BENCH_DEPTH : 0,
-					    .ns = b->plan->slice_ns };
+					    .ns = b->plan->slice_ns,
+					    .checked = checked };
 	struct store_slice slice;
 
 	load_slice(l, &cfg, &slice);
@@ -121,18 +122,15 @@ static void round_of(struct store_bench *b, struct load *l, bool write, struct r
 		const uint32_t who = n % 2 ? 2 - i : i; /* ours, fio, fio and back */
 
 		if (who == 0) {
-			ours(b, l, write, &r->ours[n], &r->cpu_ours[n]);
+			ours(b, l, write, false, &r->ours[n], &r->cpu_ours[n]);
 			continue;
 		}
 		fio_slice(&b->fio, write, l->page_bytes, STORE_BENCH_DEPTH, &slice);
 		r->fio[who - 1][n] = r->both[2 * n + who - 1] = slice.gb_s;
 		r->cpu_fio[2 * n + who - 1] = slice.cpu_s_gb;
 	}
-	if (write)
-		return;
-	store_verify(l->s, true);
-	ours(b, l, false, &r->checked[n], &r->cpu_checked[n]);
-	store_verify(l->s, false);
+	if (!write)
+		ours(b, l, false, true, &r->checked[n], &r->cpu_checked[n]);
 }
 
 static void direction(struct store_bench *b, struct load *l, bool write, cJSON *results)

@@ -58,8 +58,9 @@ struct load {
 struct load_slice_cfg {
 	uint32_t gets, puts; /* in flight */
 	uint64_t ns;
-	bool spin;  /* or sleep when there is nothing to do */
-	bool timed; /* keep the latencies of gets in l->lat */
+	bool checked; /* gets are compared with the checksum */
+	bool spin;    /* or sleep when there is nothing to do */
+	bool timed;   /* keep the latencies of gets in l->lat */
 };
 
 /* An empty store of the first `bytes` of the file. */

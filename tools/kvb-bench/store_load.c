@@ -52,8 +52,7 @@ void load_open(struct load *l, const char *path, uint64_t bytes, uint32_t page_b
 	struct store_cfg cfg = { .part = { { path, bytes } },
 				 .parts = 1,
 				 .pages_max = bytes / page_bytes,
-				 .empty = true,
-				 .no_verify = true };
+				 .empty = true };
 	const struct store_identity id = { .domain = "bench",
 					   .regions = 1,
 					   .stride_bytes = page_bytes };
@@ -93,7 +92,7 @@ static bool start_put(struct load *l, struct load_page *p)
 	return true;
 }
 
-static bool start_get(struct load *l, struct load_page *p)
+static bool start_get(struct load *l, struct load_page *p, bool checked)
 {
 	struct iovec v = { p->mem, l->page_bytes };
 	struct store_key key;
@@ -101,7 +100,8 @@ static bool start_get(struct load *l, struct load_page *p)
 
 	for (unsigned tries = 0; error == -ENOENT && tries < 64; tries++) {
 		key_of(l, l->first + random_next(&l->random) % (l->next - l->first), &key);
-		error = store_get(l->s, &key, &v, 1, 0, p);
+		error = checked ? store_get(l->s, &key, &v, 1, 0, p)
+				: store_get_unchecked(l->s, &key, &v, 1, 0, p);
 	}
 	if (error)
 		bench_die("a get was refused: %s", strerror(-error));
@@ -150,7 +150,7 @@ static void start_some(struct load *l, const struct load_slice_cfg *cfg)
 			start_put(l, &l->page[i]);
 	for (uint32_t i = 0; i < cfg->gets; i++)
 		if (!l->page[STORE_BENCH_DEPTH + i].busy)
-			start_get(l, &l->page[STORE_BENCH_DEPTH + i]);
+			start_get(l, &l->page[STORE_BENCH_DEPTH + i], cfg->checked);
 }
 
 void load_slice(struct load *l, const struct load_slice_cfg *cfg, struct store_slice *ret)
