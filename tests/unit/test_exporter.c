@@ -131,6 +131,7 @@ START_TEST(tenants_above_the_limit_are_summed_up)
 		t->index = i;
 		t->seals = 10 + i;
 		t->budget[0].used_bytes = 100 + i;
+		t->budget[0].weight = i;
 		t->budget[0].max_bytes = i == METRICS_TENANTS_MAX ? UINT64_MAX : 7;
 	}
 	text = written(&s);
@@ -139,6 +140,7 @@ START_TEST(tenants_above_the_limit_are_summed_up)
 	assert_line(text, "kvbroker_tenant_usage_bytes{tenant=\"t63\",device=\"host:0\"} 163");
 	assert_line(text,
 		    "kvbroker_tenant_usage_bytes{tenant=\"all others\",device=\"host:0\"} 329");
+	assert_line(text, "kvbroker_tenant_weight{tenant=\"all others\",device=\"host:0\"} 129");
 	assert_line(text, "kvbroker_tenant_max_bytes{tenant=\"t0\",device=\"host:0\"} 7");
 	assert_line(text,
 		    "kvbroker_tenant_max_bytes{tenant=\"all others\",device=\"host:0\"} +Inf");
