@@ -212,13 +212,14 @@ def what_is_foreign_is_refused_and_untouched(stage):
 
 # ---- files that go wrong -------------------------------------------------------------------------
 
-def goes_on_without(stage, spoil):
+def goes_on_without(stage, spoil, seen):
     """Its store is spoilt under it: misses, no errors, and it stops well."""
     stage.start()
     e = stage.engine()
     e.fill()
     spoil(stage.path)
-    time.sleep(1.2)  # it looks at its files once a second
+    if seen:
+        wait_until(lambda: stage.broker.json("status")["store"]["parts"][0]["failed"], "it is not seen")
     e.get()
     e.fill(KEYS, first=2000)
     e.get(2000)
@@ -279,8 +280,8 @@ def main():
             warm_after_a_stop, fault_064_warm_after_a_kill, i6_an_ended_epoch_stays_ended,
             fault_093_nobody_finds_what_is_not_theirs, a_store_in_use_is_refused,
             what_is_foreign_is_refused_and_untouched, fault_080_no_space, options_are_checked)),
-        *(("fault_080_%s" % spoil.__name__, staged(lambda stage, spoil=spoil: goes_on_without(stage, spoil)))
-          for spoil in (cut, replace, os.remove)),
+        *(("fault_080_%s" % spoil.__name__, staged(lambda stage, how=(spoil, seen): goes_on_without(stage, *how)))
+          for spoil, seen in ((cut, True), (replace, False), (os.remove, True))),
         *(("fault_072_%s_%d" % (point, k), fault_072_fails(point, k))
           for point, ks in (("store-read", (1, 9)), ("store-write", (1, 9, 80)), ("store-flush", (1, 3)), ("store-map", (1, 3)))
           for k in ks if PROGRAMS["fault-points"] == "true"),
