@@ -26,6 +26,7 @@ from broker import Broker, TENANTS, WAIT_S, report, wait_until  # noqa: E402
 from exporter import Exporter  # noqa: E402
 from tier_engine import TierEngine  # noqa: E402
 
+IDLE_S = 10  # after which a connection is closed
 ENV = {"FAKECUDA": "gpus=1,mem=8G,node=exporter%d" % os.getpid(),
        "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"]) + ":" + os.path.dirname(PROGRAMS["libnvidia-ml"])}
 
@@ -268,7 +269,7 @@ def slow_clients_keep_nobody_waiting(broker, exporter):
         for _ in range(10):
             assert exporter.ask()[0] == 200
         took = time.monotonic() - began
-        assert took < 5, took
+        assert took < IDLE_S, took  # it has not waited for the first of them to be closed
         # They are not kept for ever.
         slow[1].settimeout(WAIT_S)
         assert slow[1].recv(4096) == b""
@@ -284,7 +285,7 @@ def stops_under_clients_that_stay(broker):
         s.sendall(b"GET /metrics HTT")
         began = time.monotonic()
         exporter.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < IDLE_S
     # Its port is free at once.
     Exporter(PROGRAMS["exporter"], stats_of(broker), listen="127.0.0.1:%d" % exporter.port).stop()
 
