@@ -14,32 +14,17 @@ import sys
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
-from broker import Broker, TENANTS, WAIT_S, alive, report, wait_until  # noqa: E402
+from broker import Broker, TENANTS, alive, report, wait_until  # noqa: E402
+from tier_engine import TierEngine  # noqa: E402
 
 ENV = {"FAKECUDA": "gpus=2,mem=8G,numa=0:0", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
 DRY_RUN = 1
 KEYS = 64
 
 
-class Engine:
+class Engine(TierEngine):
     def __init__(self, broker, device):
-        self.proc = subprocess.Popen([PROGRAMS["client"], broker.sock, device, "default"], text=True,
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                     env=dict(os.environ, **ENV))
-        self.hear("ready")
-
-    def hear(self, word):
-        line = self.proc.stdout.readline()
-        if not line:
-            raise AssertionError("client: %s, %s" % (self.proc.wait(WAIT_S), self.proc.stderr.read()))
-        first, *rest = line.split()
-        assert first == word, line
-        return [int(number) for number in rest]
-
-    def do(self, line, word):
-        self.proc.stdin.write(line + "\n")
-        self.proc.stdin.flush()
-        return self.hear(word)
+        super().__init__(PROGRAMS["client"], broker, device, env=ENV)
 
     def fill(self):
         assert self.do("grow 4", "grown") == [4]
@@ -48,14 +33,6 @@ class Engine:
     def get(self):
         """How many of the keys came, and how many of those from below."""
         return self.do("get 0 %d" % KEYS, "got")[:2]
-
-    def end(self):
-        _, err = self.proc.communicate(timeout=WAIT_S)
-        assert self.proc.returncode == 0, (self.proc.returncode, err)
-
-    def kill(self):
-        self.proc.kill()
-        self.proc.communicate()
 
 
 def with_broker(run, tier=("--host-tier", "128M")):

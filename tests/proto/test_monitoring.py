@@ -16,14 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
 import urllib.request
 
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
-sys.path[:0] = [os.path.dirname(PROGRAMS["broker"]), os.path.dirname(os.path.abspath(__file__))]
-import promtext  # noqa: E402
+sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
 from broker import Broker, TENANTS, WAIT_S, report, wait_until  # noqa: E402
+from exporter import Exporter  # noqa: E402
+from tier_engine import TierEngine  # noqa: E402
 
 RULES = PROGRAMS["packaging"] + "/prometheus/kvbroker.rules.yml"
 DASHBOARD = PROGRAMS["packaging"] + "/grafana/kvbroker.json"
@@ -77,34 +77,23 @@ class World:
         self.broker = Broker(PROGRAMS, env=dict(ENV, FAKENVML=self.used.name), devices=["cuda:0=64M"],
                              args=(*TENANTS, "--host-tier", "64M"))
         self.exporter = self.engine = None
-        with socket.create_server(("127.0.0.1", 0)) as s:
-            self.port = s.getsockname()[1]
-        self.exporter = subprocess.Popen(
-            [PROGRAMS["exporter"], "--stats", self.broker.dir + "/state/stats", "--listen",
-             "127.0.0.1:%d" % self.port], stderr=subprocess.DEVNULL)
-        self.engine = subprocess.Popen([PROGRAMS["client"], self.broker.sock, "cuda:0", "default"], text=True,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ, **ENV))
-        for line in ("", "grow 1\n", "put 0 8\n", "get 0 8\n"):
-            self.engine.stdin.write(line)
-            self.engine.stdin.flush()
-            assert self.engine.stdout.readline().split()[0] in ("ready", "grown", "put", "got")
+        self.exporter = Exporter(PROGRAMS["exporter"], self.broker.dir + "/state/stats")
+        self.engine = TierEngine(PROGRAMS["client"], self.broker, "cuda:0", env=ENV)
+        assert self.engine.do("grow 1", "grown") == [1] and self.engine.do("put 0 8", "put") == [8]
+        assert self.engine.do("get 0 8", "got")[0] == 8
         wait_until(lambda: self.broker.json("gpu", "list")["devices"][0]["others_bytes"], "the GPU is not looked at")
 
-    def scrape(self):
-        with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % self.port, timeout=WAIT_S) as r:
-            return promtext.parse(r.read().decode())
-
     def end(self):
-        for p in (self.engine, self.exporter):
-            if p:
-                p.kill()
-                p.communicate()
+        if self.engine:
+            self.engine.kill()
+        if self.exporter:
+            self.exporter.kill()
         self.broker.kill()
         self.used.close()
 
 
 def what_is_asked_for_is_served(world):
-    families = wait_until(world.scrape, "no scrape")
+    families = world.exporter.metrics()
     samples, every = {}, set(SCRAPED)
     for f in families.values():
         for name, labels in f.samples:
@@ -207,7 +196,7 @@ def prometheus_runs_them(world):
     if not program:
         return "no prometheus here: not run"
     with tempfile.TemporaryDirectory() as folder:
-        prometheus = Prometheus(program, world.port, folder)
+        prometheus = Prometheus(program, world.exporter.port, folder)
         try:
             wait_until(lambda: (prometheus.value("count_over_time(kvbroker_up[1m])") or 0) >= 3, "nothing is scraped")
             # No query is a mistake, and all but those of what need not be have an answer.
@@ -231,7 +220,6 @@ def main():
     print("1..%d" % len(cases), flush=True)
     world = World()
     try:
-        time.sleep(0.15)  # of the daemon's figures
         for n, case in enumerate(cases, 1):
             report(n, case.__name__, lambda c=case: c(world))
     finally:

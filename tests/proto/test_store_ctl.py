@@ -21,6 +21,7 @@ import time
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
 from broker import Admin, Broker, TENANTS, WAIT_S, report, wait_until  # noqa: E402
+from tier_engine import TierEngine  # noqa: E402
 
 MIB = 1 << 20
 HEAD = 4 * MIB      # before the first segment
@@ -33,24 +34,9 @@ HELD = 256          # pages the device has
 KEYS = 512          # that are put: half of them go down
 
 
-class Engine:
+class Engine(TierEngine):
     def __init__(self, broker):
-        self.proc = subprocess.Popen([PROGRAMS["client"], broker.sock, "host:0", "default", str(PAGE), "1"],
-                                     text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.hear("ready")
-
-    def hear(self, word):
-        first, *rest = (self.proc.stdout.readline() or "nothing").split()
-        assert first == word, (first, rest, self.proc.poll())
-        return [int(number) for number in rest]
-
-    def say(self, line):
-        self.proc.stdin.write(line + "\n")
-        self.proc.stdin.flush()
-
-    def do(self, line, word):
-        self.say(line)
-        return self.hear(word)
+        super().__init__(PROGRAMS["client"], broker, "host:0", "default", PAGE, 1)
 
     def fill(self, keys=KEYS):
         self.do("grow 1000", "grown")
@@ -60,10 +46,6 @@ class Engine:
     def get(self, first, n):
         """How many of the keys came; their bytes were right, or the client has ended."""
         return self.do("get %d %d" % (first, n), "got")[0]
-
-    def end(self):
-        self.proc.stdin.close()
-        assert self.proc.wait(WAIT_S) == 0, self.proc.returncode
 
 
 class Store:

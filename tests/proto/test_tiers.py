@@ -21,6 +21,7 @@ import time
 PROGRAMS = dict(arg.split("=", 1) for arg in sys.argv[1:])
 sys.path.insert(0, os.path.dirname(PROGRAMS["broker"]))
 from broker import Broker, TENANTS, WAIT_S, report, wait_gone, wait_until  # noqa: E402
+from tier_engine import TierEngine  # noqa: E402
 
 ENV = {"FAKECUDA": "gpus=2,mem=8G", "LD_LIBRARY_PATH": os.path.dirname(PROGRAMS["libcuda"])}
 DEADLINE_MS = 1500
@@ -33,24 +34,9 @@ def broker_of(*devices, tier="64M", more=(), fail="", env=None):
                   env=env, devices=list(devices or HOST))
 
 
-class Engine:
+class Engine(TierEngine):
     def __init__(self, broker, device="host:0", tenant="default", *geometry):
-        self.proc = subprocess.Popen([PROGRAMS["client"], broker.sock, device, tenant, *map(str, geometry)],
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                     text=True, env=dict(os.environ, **ENV))
-        self.slab = int(self.hear("ready")[0])
-
-    def hear(self, word):
-        line = self.proc.stdout.readline()
-        if not line:
-            raise AssertionError("client: %s, %s" % (self.proc.wait(WAIT_S), self.proc.stderr.read()))
-        first, *rest = line.split()
-        assert first == word, line
-        return [int(number) for number in rest]
-
-    def say(self, line):
-        self.proc.stdin.write(line + "\n")
-        self.proc.stdin.flush()
+        super().__init__(PROGRAMS["client"], broker, device, tenant, *geometry, env=ENV)
 
     def grow(self, slabs):
         """Its pages; what the device gives, no less than one slab."""
@@ -85,14 +71,6 @@ class Engine:
     def shrink(self):
         self.say("shrink")
         self.hear("ok")
-
-    def end(self):
-        _, err = self.proc.communicate(timeout=WAIT_S)
-        assert self.proc.returncode == 0, (self.proc.returncode, err)
-
-    def kill(self):
-        self.proc.kill()
-        self.proc.communicate()
 
 
 def movers(broker):

@@ -8,21 +8,22 @@
 
 #include <stdlib.h>
 
+const struct core_limits fixture_limits = {
+	.pages = 4096,
+	.slabs = 64,
+	.spaces = 8,
+	.clients = 16,
+	.members = 32,
+	.tenants = 4,
+	.namespaces = 8,
+};
+
 void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t handles)
 {
-	static const struct core_limits usual = {
-		.pages = 4096,
-		.slabs = 64,
-		.spaces = 8,
-		.clients = 16,
-		.members = 32,
-		.tenants = 4,
-		.namespaces = 8,
-	};
 	static const uint64_t secret[4] = { 11, 22, 33, 44 };
 	uint64_t bytes;
 
-	limits = limits ? limits : &usual;
+	limits = limits ? limits : &fixture_limits;
 	bytes = core_bytes(limits);
 	ck_assert_uint_eq(bytes % 4096, 0);
 	f->mem = aligned_alloc(4096, bytes);
@@ -38,17 +39,10 @@ void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t
 void fixture_start_tiers(struct fixture *f, uint32_t handles, uint32_t arena_handles,
 			 uint32_t transfers)
 {
-	const struct core_limits limits = {
-		.pages = 4096,
-		.slabs = 64,
-		.spaces = 20,
-		.clients = 16,
-		.members = 32,
-		.tenants = 4,
-		.namespaces = 8,
-		.transfers = transfers,
-	};
+	struct core_limits limits = fixture_limits;
 
+	limits.spaces = 20;
+	limits.transfers = transfers;
 	fixture_start(f, &limits, handles);
 	ck_assert_int_eq(core_arena_add(&f->c, 0, arena_handles * HANDLE_BYTES, HANDLE_BYTES), 1);
 	core_device_below(&f->c, 0, 1);
@@ -308,4 +302,20 @@ kvb_page_t fixture_load(struct fixture *f, struct core_member *m, uint64_t key, 
 	if (ret_wait)
 		*ret_wait = b.wait;
 	return b.done ? ret : KVB_PAGE_NONE;
+}
+
+uint32_t fixture_record(const struct fixture *f, const struct core_member *m, kvb_page_t page)
+{
+	const struct core_space *s = &f->c.spaces[m->space];
+	uint32_t id = KVB_PAGE_ID(page);
+
+	return f->c.slabs[s->slab_of_slot[id / s->pages_per_slab]].base + id % s->pages_per_slab;
+}
+
+int fixture_arrived(const struct fixture *f, const struct core_member *m, kvb_page_t page)
+{
+	bool failed;
+	uint32_t n = core_load_arrived(&f->c, m, &page, 1, &failed);
+
+	return failed ? -1 : (int)n;
 }

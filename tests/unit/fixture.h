@@ -26,6 +26,9 @@ struct fixture {
 	void *mem;
 };
 
+/* What fixture_start() does without limits of a test's own. */
+extern const struct core_limits fixture_limits;
+
 /* A core with device host:0 of `handles` handles of 2 MiB; limits may be NULL. */
 void fixture_start(struct fixture *f, const struct core_limits *limits, uint32_t handles);
 /*
@@ -62,6 +65,17 @@ static inline struct kvb_hash fixture_hash(uint64_t key)
 /* A test client and one member with `slabs` slabs of eight pages, tenant "t" without bounds. */
 struct core_member *fixture_member(struct fixture *f, uint32_t slabs);
 
+static inline struct core_space *fixture_space_of(struct fixture *f, const struct core_member *m)
+{
+	return &f->c.spaces[m->space];
+}
+
+/* The one below it, which there must be. */
+static inline struct core_space *fixture_space_below(struct fixture *f, const struct core_member *m)
+{
+	return &f->c.spaces[fixture_space_of(f, m)->below];
+}
+
 /* n pages, all of which there must be. */
 void fixture_alloc(struct fixture *f, struct core_member *m, uint32_t n, kvb_page_t *ret);
 /* One page under key in namespace 0, sealed and leased. */
@@ -93,6 +107,10 @@ uint32_t fixture_below(const struct fixture *f, const struct core_member *m, uin
 void fixture_sink(struct fixture *f, struct core_member *m, uint64_t key);
 /* LOAD of one key: its page, leased, or KVB_PAGE_NONE; *ret_wait as core_load() says. */
 kvb_page_t fixture_load(struct fixture *f, struct core_member *m, uint64_t key, bool *ret_wait);
+/* The record of a page that m knows. */
+uint32_t fixture_record(const struct fixture *f, const struct core_member *m, kvb_page_t page);
+/* Of one page that LOAD named: 1 it has come, 0 it is on its way, -1 it never will. */
+int fixture_arrived(const struct fixture *f, const struct core_member *m, kvb_page_t page);
 
 #define assert_batch(b, want_done, want_status)                                                    \
 	do {                                                                                       \

@@ -45,17 +45,9 @@ static struct core_member *start(struct fixture_store *s, struct fixture *f, uin
 struct core_member *fixture_store_host(struct fixture_store *s, struct fixture *f, uint32_t slabs,
 				       uint32_t transfers)
 {
-	const struct core_limits limits = {
-		.pages = 4096,
-		.slabs = 64,
-		.spaces = 8,
-		.clients = 16,
-		.members = 32,
-		.tenants = 4,
-		.namespaces = 8,
-		.transfers = transfers,
-	};
+	struct core_limits limits = fixture_limits;
 
+	limits.transfers = transfers;
 	fixture_start(f, &limits, 32);
 	return start(s, f, slabs);
 }

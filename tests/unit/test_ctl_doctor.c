@@ -120,27 +120,25 @@ static void expect_first(const char *check, const char *verdict, const char *wor
 
 START_TEST(kernels_are_judged)
 {
+	static const struct {
+		const char *release, *verdict, *text;
+	} kernel[] = {
+		{ "5.2.99\n", "fail", "needs 5.3" },
+		{ "5.10.0-28-amd64\n", "warn", "5.14" },
+		{ "5.15.0\n", "warn", "before 6.1" },
+		{ "6.0.19\n", "warn", "before 6.1" },
+		{ "6.1.0-18-amd64\n", "ok", "6.1.0-18-amd64" },
+		{ "rubbish\n", "warn", "not told" },
+	};
+
 	begin();
 	doctor_check_kernel(&d);
 	expect("kernel", "warn", "not told");
-	put("proc/sys/kernel/osrelease", "5.2.99\n");
-	doctor_check_kernel(&d);
-	expect("kernel", "fail", "needs 5.3");
-	put("proc/sys/kernel/osrelease", "5.10.0-28-amd64\n");
-	doctor_check_kernel(&d);
-	expect("kernel", "warn", "5.14");
-	put("proc/sys/kernel/osrelease", "5.15.0\n");
-	doctor_check_kernel(&d);
-	expect("kernel", "warn", "before 6.1");
-	put("proc/sys/kernel/osrelease", "6.0.19\n");
-	doctor_check_kernel(&d);
-	expect("kernel", "warn", "before 6.1");
-	put("proc/sys/kernel/osrelease", "6.1.0-18-amd64\n");
-	doctor_check_kernel(&d);
-	expect("kernel", "ok", "6.1.0-18-amd64");
-	put("proc/sys/kernel/osrelease", "rubbish\n");
-	doctor_check_kernel(&d);
-	expect("kernel", "warn", "not told");
+	for (unsigned i = 0; i < sizeof(kernel) / sizeof(kernel[0]); i++) {
+		put("proc/sys/kernel/osrelease", kernel[i].release);
+		doctor_check_kernel(&d);
+		expect("kernel", kernel[i].verdict, kernel[i].text);
+	}
 	end();
 }
 END_TEST

@@ -118,6 +118,118 @@ static unsigned lines_with(const char *text, const char *part)
 	return n;
 }
 
+#define FIGURE(name, field)                                                                        \
+	{                                                                                          \
+		"\nkvbroker_" name, offsetof(struct stats_segment, field),                         \
+			sizeof(((struct stats_segment *)0)->field)                                 \
+	}
+
+/* Each says its own field: of a daemon that runs, most are 0. */
+START_TEST(figures_are_those_of_their_fields)
+{
+	static const struct {
+		const char *name;
+		size_t at, bytes;
+	} figure[] = {
+		FIGURE("stale_pages", pages_stale),
+		FIGURE("spaces", spaces_n),
+		FIGURE("clients_reclaiming", reaping),
+		FIGURE("slabs_draining", draining),
+		FIGURE("loop_turns_total", turns),
+		FIGURE("loop_sleeps_total", sleeps),
+		FIGURE("connections_accepted_total", accepted),
+		FIGURE("connections_refused_total", refused),
+		FIGURE("protocol_errors_total", protocol_errors),
+		FIGURE("attach_timeouts_total", attach_timeouts),
+		FIGURE("clients_kicked_total", kicked),
+		FIGURE("clients_attached_total", n.clients_opened),
+		FIGURE("clients_reclaimed_total", n.clients_reaped),
+		FIGURE("log_lines_dropped_total", log_dropped),
+		FIGURE("allocations_total", n.allocs),
+		FIGURE("allocation_failures_total", n.alloc_short),
+		FIGURE("allocated_pages_total", n.alloc_pages),
+		FIGURE("freed_pages_total", n.frees),
+		FIGURE("sealed_pages_total", n.seals),
+		FIGURE("sealed_duplicates_total", n.seal_dups),
+		FIGURE("lookups_total", n.lookups),
+		FIGURE("lookup_keys_total", n.lookup_keys),
+		FIGURE("released_leases_total", n.releases),
+		FIGURE("loads_total", n.loads),
+		FIGURE("load_keys_total", n.load_keys),
+		FIGURE("load_hits_total", n.load_hits),
+		FIGURE("load_failures_total", n.load_failed),
+		FIGURE("stale_pages_swept_total", n.stale_swept),
+		FIGURE("revocations_overdue_total", n.revocations_overdue),
+		FIGURE("store_written_pages_total", n.stored),
+		FIGURE("store_written_bytes_total", n.stored_bytes),
+		FIGURE("store_read_pages_total", n.fetched),
+		FIGURE("store_read_bytes_total", n.fetched_bytes),
+		FIGURE("store_lost_pages_total", n.store_lost),
+		FIGURE("store_refused_pages_total", n.store_refused),
+		FIGURE("store_unwanted_pages_total", n.store_unwanted),
+		FIGURE("arriving_bytes", device[0].arriving_bytes),
+		FIGURE("idle_bytes", device[0].free_bytes),
+		FIGURE("draining_bytes", device[0].draining_bytes),
+		FIGURE("warm_bytes", device[0].warm_bytes),
+		FIGURE("pages", device[0].pages),
+		FIGURE("free_pages", device[0].pages_free),
+		FIGURE("ripe_pages", device[0].ripe),
+		FIGURE("io_inflight_requests", device[0].flights),
+		FIGURE("dropped_pages_total", device[0].dropped),
+		FIGURE("slab_grants_total", device[0].grants),
+		FIGURE("slab_revocations_total", device[0].revocations),
+		FIGURE("slabs_retired_total", device[0].retired),
+		FIGURE("tier_transfer_failures_total", device[0].transfers_failed),
+		FIGURE("tier_checksum_failures_total", device[0].checksum_misses),
+		FIGURE("mover_restarts_total", device[0].mover_restarts),
+		FIGURE("tenant_draining_bytes", tenant[0].budget[0].draining_bytes),
+		FIGURE("tenant_high_bytes", tenant[0].budget[0].high_bytes),
+		FIGURE("tenant_leases", tenant[0].leases),
+		FIGURE("tenant_pins", tenant[0].pins),
+		FIGURE("tenant_lookups_total", tenant[0].lookups),
+		FIGURE("tenant_lookup_keys_total", tenant[0].lookup_keys),
+		FIGURE("tenant_lookup_hits_total", tenant[0].lookup_hits),
+		FIGURE("tenant_refusals_total", tenant[0].refusals),
+		FIGURE("namespace_clients", ns[0].refs),
+		FIGURE("namespace_lookup_keys_total", ns[0].lookup_keys),
+		FIGURE("namespace_lookup_hits_total", ns[0].lookup_hits),
+		FIGURE("namespace_stale_seals_total", ns[0].stale_seals),
+		FIGURE("client_held_pages", client[0].held),
+		FIGURE("client_pins", client[0].pins),
+		FIGURE("client_ring_submissions_waiting", client[0].sq_fill),
+		FIGURE("client_ring_completions_waiting", client[0].cq_fill),
+		FIGURE("client_ring_entries_total", client[0].entries),
+		FIGURE("client_ring_invalid_entries_total", client[0].invalid),
+	};
+	const unsigned n = sizeof(figure) / sizeof(figure[0]);
+	struct source s = source_new();
+	char *text;
+
+	s.seg->tenants_n = s.seg->namespaces_n = s.seg->clients_n = 1;
+	for (uint64_t i = 0, value = 1000; i < n; i++, value++)
+		memcpy((char *)s.seg + figure[i].at, &value, figure[i].bytes);
+	s.seg->device[0].below = 0;
+	text = written(&s);
+	for (unsigned i = 0; i < n; i++) {
+		size_t length = strlen(figure[i].name);
+		const char *at = text, *space;
+
+		while ((at = strstr(at, figure[i].name)) && at[length] != ' ' && at[length] != '{')
+			at++;
+		ck_assert_msg(at, "no %s", figure[i].name + 1);
+		space = strchr(at, ' ');
+		ck_assert_msg(strtoull(space, NULL, 10) == 1000 + i, "%.80s", at + 1);
+	}
+	assert_line(text, "kvbroker_tier_ready{device=\"host:0\",tier=\"device\"} 0");
+	free(text);
+	s.seg->device[0].below_ready = 1;
+	text = written(&s);
+	assert_line(text, "kvbroker_tier_ready{device=\"host:0\",tier=\"device\"} 1");
+	free(text);
+	source_free(&s);
+}
+END_TEST
+
 START_TEST(tenants_above_the_limit_are_summed_up)
 {
 	struct source s = source_new();
@@ -131,6 +243,7 @@ START_TEST(tenants_above_the_limit_are_summed_up)
 		t->index = i;
 		t->seals = 10 + i;
 		t->budget[0].used_bytes = 100 + i;
+		t->budget[0].weight = i;
 		t->budget[0].max_bytes = i == METRICS_TENANTS_MAX ? UINT64_MAX : 7;
 	}
 	text = written(&s);
@@ -139,6 +252,7 @@ START_TEST(tenants_above_the_limit_are_summed_up)
 	assert_line(text, "kvbroker_tenant_usage_bytes{tenant=\"t63\",device=\"host:0\"} 163");
 	assert_line(text,
 		    "kvbroker_tenant_usage_bytes{tenant=\"all others\",device=\"host:0\"} 329");
+	assert_line(text, "kvbroker_tenant_weight{tenant=\"all others\",device=\"host:0\"} 129");
 	assert_line(text, "kvbroker_tenant_max_bytes{tenant=\"t0\",device=\"host:0\"} 7");
 	assert_line(text,
 		    "kvbroker_tenant_max_bytes{tenant=\"all others\",device=\"host:0\"} +Inf");
@@ -361,6 +475,7 @@ int main(void)
 		{ &histograms_count_upwards, 0, 0 },
 		{ &labels_are_escaped_and_fit, 0, 0 },
 		{ &tenants_above_the_limit_are_summed_up, 0, 0 },
+		{ &figures_are_those_of_their_fields, 0, 0 },
 		{ &as_many_as_the_limit_have_no_others, 0, 0 },
 		{ &namespaces_that_begin_alike_are_told_apart, 0, 0 },
 		{ &what_a_device_does_not_have_is_left_out, 0, 0 },

@@ -33,34 +33,17 @@ static struct core_member *join(void)
 	return m;
 }
 
-/* How many of one page have come: 1, 0 on its way, -1 it never will. */
-static int arrived(const struct core_member *m, kvb_page_t page)
-{
-	bool failed;
-	uint32_t n = core_load_arrived(&f.c, m, &page, 1, &failed);
-
-	return failed ? -1 : (int)n;
-}
-
-static uint32_t record(const struct core_member *m, kvb_page_t page)
-{
-	const struct core_space *s = &f.c.spaces[m->space];
-	uint32_t id = KVB_PAGE_ID(page);
-
-	return f.c.slabs[s->slab_of_slot[id / s->pages_per_slab]].base + id % s->pages_per_slab;
-}
-
 START_TEST(load_brings_up_and_waits)
 {
 	struct core_member *m = start_sunk(1);
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	ck_assert_uint_ne(page, KVB_PAGE_NONE);
-	ck_assert_int_eq(arrived(m, page), 0);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 0);
 	ck_assert_uint_eq(m->leases, 1);
 	unsigned t = fixture_take(&f);
-	ck_assert_int_eq(arrived(m, page), 0);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 0);
 	fixture_done(&f, t, 0);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), page);
 	ck_assert_uint_eq(f.c.h->device[0].promoted, 1);
 	ck_assert_uint_eq(f.c.h->device[0].promoted_bytes, STRIDE_8);
@@ -80,8 +63,8 @@ START_TEST(load_of_what_is_here_is_a_lookup)
 	fixture_cache(&f, m, 2);
 	assert_batch(core_load(&f.c, m, &lk, hash, 3, ret), 2, 0);
 	ck_assert_uint_eq(lk.lead, 1); /* of them from below */
-	ck_assert_int_eq(arrived(m, ret[0]), 1);
-	ck_assert_int_eq(arrived(m, ret[1]), 0);
+	ck_assert_int_eq(fixture_arrived(&f, m, ret[0]), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, ret[1]), 0);
 	fixture_end(&f);
 }
 END_TEST
@@ -105,9 +88,9 @@ START_TEST(a_second_load_joins_the_first)
 	ck_assert_uint_eq(fixture_load(&f, other, 1, NULL), page);
 	ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), page);
 	ck_assert_uint_eq(f.c.h->transfers_used, 1);
-	ck_assert_uint_eq(f.c.pages[record(m, page)].leases, 2);
+	ck_assert_uint_eq(f.c.pages[fixture_record(&f, m, page)].leases, 2);
 	fixture_move(&f);
-	ck_assert_int_eq(arrived(other, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, other, page), 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -118,10 +101,10 @@ START_TEST(released_while_arriving_it_is_a_candidate_in_the_end)
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	fixture_check(&f);
-	ck_assert_int_eq(core_page_evict(&f.c, record(m, page)), -EBUSY);
-	ck_assert_int_eq(core_page_pin(&f.c, record(m, page), true), -ENOENT);
+	ck_assert_int_eq(core_page_evict(&f.c, fixture_record(&f, m, page)), -EBUSY);
+	ck_assert_int_eq(core_page_pin(&f.c, fixture_record(&f, m, page), true), -ENOENT);
 	fixture_move(&f);
-	ck_assert(f.c.pages[record(m, page)].flags & CORE_PAGE_LISTED);
+	ck_assert(f.c.pages[fixture_record(&f, m, page)].flags & CORE_PAGE_LISTED);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), page);
 	fixture_end(&f);
 }
@@ -135,7 +118,7 @@ START_TEST(pinned_and_hinted_while_arriving)
 	assert_batch(core_hint(&f.c, m, &page, 1, KVB_HINT(KVB_PRIO_LOW, 5)), 1, 0);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	fixture_move(&f);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	ck_assert_uint_eq(m->leases, 1);
 	assert_batch(core_pin(&f.c, m, &page, 1, false), 1, 0);
 	ck_assert_uint_eq(m->leases, 0);
@@ -153,7 +136,7 @@ START_TEST(the_client_dies_while_arriving)
 	while (core_work(&f.c, 100))
 		;
 	fixture_check(&f);
-	ck_assert_uint_eq(f.c.pages[record(other, page)].state, CORE_PAGE_ARRIVING);
+	ck_assert_uint_eq(f.c.pages[fixture_record(&f, other, page)].state, CORE_PAGE_ARRIVING);
 	core_client_dead(&f.c, client);
 	while (core_work(&f.c, 100))
 		;
@@ -161,7 +144,7 @@ START_TEST(the_client_dies_while_arriving)
 	fixture_check(&f);
 	ck_assert_uint_eq(fixture_load(&f, other, 1, NULL), page); /* it goes on for others */
 	fixture_done(&f, t, 0);
-	ck_assert_int_eq(arrived(other, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, other, page), 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -233,18 +216,18 @@ START_TEST(what_fails_goes_with_its_last_lease)
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	ck_assert_uint_eq(fixture_load(&f, other, 1, NULL), page);
 	fixture_done(&f, fixture_take(&f), -EIO);
-	ck_assert_int_eq(arrived(m, page), -1);
-	ck_assert_int_eq(arrived(other, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, other, page), -1);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), KVB_PAGE_NONE);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	ck_assert_int_eq(fixture_release(&f, other, page), 0);
-	ck_assert_uint_eq(f.c.pages[record(m, page)].state, CORE_PAGE_FREE);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_uint_eq(f.c.pages[fixture_record(&f, m, page)].state, CORE_PAGE_FREE);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	/* nothing is known to be wrong with what is below */
 	ck_assert_uint_ne(fixture_below(&f, m, 1), CORE_NONE);
 	page = fixture_load(&f, m, 1, NULL);
 	fixture_move(&f);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -254,7 +237,7 @@ START_TEST(a_checksum_that_does_not_fit_gives_the_lower_page_up)
 	struct core_member *m = start_sunk(1);
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	fixture_done(&f, fixture_take(&f), -EBADMSG);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_eq(fixture_below(&f, m, 1), CORE_NONE);
 	ck_assert_uint_eq(f.c.h->device[0].checksum_misses, 1);
 	ck_assert_uint_eq(f.c.h->device[0].transfers_failed, 1);
@@ -271,10 +254,10 @@ START_TEST(a_bump_while_arriving)
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	unsigned t = fixture_take(&f);
 	core_ns_bump(&f.c, 0);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	fixture_settle(&f);
 	fixture_done(&f, t, 0);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), KVB_PAGE_NONE);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	fixture_settle(&f);
@@ -321,9 +304,9 @@ START_TEST(seal_of_a_key_that_is_arriving)
 	assert_batch(core_store(&f.c, other, &sealed, 1), 1, 0);
 	fixture_check(&f);
 	fixture_done(&f, t, 0);
-	ck_assert_int_eq(arrived(m, page), 1); /* who loads it has the same bytes */
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1); /* who loads it has the same bytes */
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
-	ck_assert_uint_eq(f.c.pages[record(m, page)].state, CORE_PAGE_FREE);
+	ck_assert_uint_eq(f.c.pages[fixture_record(&f, m, page)].state, CORE_PAGE_FREE);
 	fixture_end(&f);
 }
 END_TEST
@@ -337,8 +320,8 @@ START_TEST(seal_of_a_key_that_arrives_broken)
 	assert_batch(core_store(&f.c, other, &sealed, 1), 1, 0);
 	fixture_done(&f, t, -EBADMSG);
 	ck_assert_uint_eq(fixture_below(&f, m, 1), CORE_NONE);
-	ck_assert(!(f.c.pages[record(m, sealed)].flags & CORE_PAGE_BELOW));
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert(!(f.c.pages[fixture_record(&f, m, sealed)].flags & CORE_PAGE_BELOW));
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), sealed);
 	fixture_end(&f);
 }
@@ -436,7 +419,7 @@ START_TEST(a_load_into_a_full_space_waits_for_what_goes_down)
 	}
 	ck_assert_uint_ne(page, KVB_PAGE_NONE);
 	fixture_move(&f);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	ck_assert_uint_eq(fixture_above(&f, m, 10), CORE_NONE);
 	ck_assert_uint_ne(fixture_below(&f, m, 10), CORE_NONE);
 	fixture_end(&f);

@@ -27,25 +27,6 @@ static struct core_member *start_stored(void)
 	return m;
 }
 
-static struct core_space *space_of(const struct core_member *m)
-{
-	return &f.c.spaces[m->space];
-}
-
-static struct core_space *low_of(const struct core_member *m)
-{
-	return &f.c.spaces[space_of(m)->below];
-}
-
-/* Of one page that LOAD named: 1 it has come, 0 it is on its way, -1 it never will. */
-static int arrived(const struct core_member *m, kvb_page_t page)
-{
-	bool failed;
-	uint32_t n = core_load_arrived(&f.c, m, &page, 1, &failed);
-
-	return failed ? -1 : (int)n;
-}
-
 /* The first leg of the only load there is. */
 static void first_leg(int error)
 {
@@ -61,8 +42,8 @@ static void expect_at_rest(const struct core_member *m, uint32_t free, uint32_t 
 {
 	fixture_check(&f);
 	ck_assert_uint_eq(f.c.h->transfers_used, 0);
-	ck_assert_uint_eq(space_of(m)->pages_free, free);
-	ck_assert_uint_eq(low_of(m)->pages_free, free_below);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, free);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, free_below);
 }
 
 /* ---- up -------------------------------------------------------------------------------------- */
@@ -79,16 +60,16 @@ START_TEST(a_load_passes_through_the_arena)
 	page = fixture_load(&f, m, 1, NULL);
 	ck_assert_uint_ne(page, KVB_PAGE_NONE);
 	ck_assert_uint_eq(f.c.h->transfers_used, 1); /* both legs */
-	ck_assert_uint_eq(low_of(m)->pages_free, 6);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, 6);
 	ck_assert_uint_eq(core_next_transfer(&f.c, 0), CORE_NONE16);
 	ck_assert_uint_eq(fixture_below(&f, m, 1), CORE_NONE);
 	first_leg(0);
 	ck_assert_uint_eq(core_next_store_transfer(&f.c), CORE_NONE16);
-	ck_assert_int_eq(arrived(m, page), 0);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 0);
 	ck_assert_uint_ne(fixture_below(&f, m, 1), CORE_NONE); /* found there from now on */
 	ck_assert_int_eq(core_page_evict(&f.c, fixture_below(&f, m, 1)), -EBUSY);
 	second_leg(0); /* with the sum that the store said */
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	ck_assert(f.c.pages[fixture_above(&f, m, 1)].flags & CORE_PAGE_BELOW);
 	ck_assert(f.c.pages[fixture_below(&f, m, 1)].flags & CORE_PAGE_SPARE);
 	ck_assert_uint_eq(f.c.h->n.fetched, 1);
@@ -117,7 +98,7 @@ START_TEST(runs_from_three_tiers)
 	ck_assert_uint_eq(fixture_store_serve(&store), 2);
 	ck_assert_uint_eq(fixture_move(&f), 4);
 	for (unsigned i = 0; i < 6; i++)
-		ck_assert_int_eq(arrived(m, ret[i]), 1);
+		ck_assert_int_eq(fixture_arrived(&f, m, ret[i]), 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -149,7 +130,7 @@ START_TEST(the_first_leg_fails)
 	struct core_member *m = start_stored();
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	first_leg(-ENOENT);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_eq(fixture_below(&f, m, 1), CORE_NONE);
 	ck_assert_uint_eq(f.c.h->n.store_lost, 1);
 	ck_assert_uint_eq(core_next_transfer(&f.c, 0), CORE_NONE16);
@@ -165,7 +146,7 @@ START_TEST(the_second_leg_fails)
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	first_leg(0);
 	second_leg(-EIO);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_ne(fixture_below(&f, m, 1), CORE_NONE); /* nothing is wrong with that */
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	page = fixture_load(&f, m, 1, NULL);
@@ -177,7 +158,7 @@ START_TEST(the_second_leg_fails)
 	page = fixture_load(&f, m, 1, NULL); /* from the store again */
 	first_leg(0);
 	second_leg(0);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -190,14 +171,14 @@ START_TEST(the_mover_goes_between_the_legs)
 	core_device_below_ready(&f.c, 0, false);
 	ck_assert_uint_eq(f.c.h->transfers_used, 1); /* the store has it still */
 	fixture_store_done(&store, t, 0);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	expect_at_rest(m, 8, 6);
 	ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), KVB_PAGE_NONE); /* there is no way up */
 	core_device_below_ready(&f.c, 0, true);
 	page = fixture_load(&f, m, 1, NULL);
 	second_leg(0);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -216,9 +197,9 @@ START_TEST(a_bump_under_each_leg)
 			fixture_store_done(&store, t, 0);
 		}
 		fixture_settle(&f);
-		ck_assert_int_eq(arrived(m, page), -1);
+		ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 		second_leg(0);
-		ck_assert_int_eq(arrived(m, page), -1);
+		ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 		ck_assert_int_eq(fixture_release(&f, m, page), 0);
 		fixture_settle(&f);
 		expect_at_rest(m, 8, 8);
@@ -236,8 +217,8 @@ START_TEST(a_seal_under_the_first_leg)
 	first_leg(0);
 	ck_assert_uint_eq(fixture_below(&f, m, 1), CORE_NONE); /* not the one it passes through */
 	ck_assert_uint_eq(fixture_move(&f), 2);
-	ck_assert_int_eq(arrived(m, page), 1);
-	ck_assert_uint_eq(low_of(m)->pages_free, 6);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, 6);
 	ck_assert(f.c.pages[fixture_above(&f, m, 1)].flags & CORE_PAGE_BELOW);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), sealed);
@@ -254,9 +235,9 @@ START_TEST(a_seal_under_the_second_leg)
 	assert_batch(core_store(&f.c, m, &sealed, 1), 1, 0); /* it is there */
 	fixture_check(&f);
 	second_leg(0);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
-	ck_assert_uint_eq(low_of(m)->pages_free, 6);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, 6);
 	fixture_end(&f);
 }
 END_TEST
@@ -274,8 +255,8 @@ START_TEST(the_lease_quota_in_the_middle)
 	assert_batch(core_load(&f.c, m, &lk, hash, 4, ret), 2, -EDQUOT);
 	fixture_check(&f);
 	ck_assert_uint_eq(f.c.h->transfers_used, 2);
-	ck_assert_uint_eq(space_of(m)->pages_free, 6); /* none is kept for the others */
-	ck_assert_uint_eq(low_of(m)->pages_free, 5);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 6); /* none is kept for the others */
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, 5);
 	ck_assert_uint_eq(fixture_store_serve(&store), 2);
 	ck_assert_uint_eq(fixture_move(&f), 2);
 	fixture_end(&f);
@@ -312,11 +293,11 @@ START_TEST(detached_with_loads_in_each_leg)
 	core_store_detach(&f.c);
 	fixture_check(&f);
 	ck_assert_uint_eq(f.c.h->transfers_used, 2);
-	ck_assert_int_eq(arrived(m, page[2]), -1); /* queued */
-	fixture_store_done(&store, flies, 0);      /* it came all the same */
+	ck_assert_int_eq(fixture_arrived(&f, m, page[2]), -1); /* queued */
+	fixture_store_done(&store, flies, 0);                  /* it came all the same */
 	ck_assert_uint_eq(fixture_move(&f), 2);
-	ck_assert_int_eq(arrived(m, page[0]), 1);
-	ck_assert_int_eq(arrived(m, page[1]), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page[0]), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page[1]), 1);
 	ck_assert_int_eq(fixture_release(&f, m, page[2]), 0);
 	expect_at_rest(m, 6, 5);
 	fixture_end(&f);
@@ -386,7 +367,7 @@ START_TEST(what_was_damaged_in_the_arena_is_not_stored)
 	fixture_store_done(&store, t, -EBADMSG);
 	ck_assert_uint_eq(fixture_below(&f, m, 0), CORE_NONE);
 	ck_assert_uint_eq(f.c.h->device[0].checksum_misses, 1);
-	ck_assert_uint_eq(low_of(m)->pages_free, 1);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, 1);
 	fixture_end(&f);
 }
 END_TEST
@@ -395,12 +376,12 @@ START_TEST(an_arena_slab_is_written_while_there_is_time)
 {
 	struct core_member *m = start(1, 16);
 	fixture_store_sink(&store, m, 0, 8);
-	ck_assert_int_eq(core_space_shrink(&f.c, space_of(m)->below, 1, 1000000000), 1);
+	ck_assert_int_eq(core_space_shrink(&f.c, fixture_space_of(&f, m)->below, 1, 1000000000), 1);
 	while (core_work(&f.c, 100))
 		;
 	ck_assert_uint_eq(fixture_store_serve(&store), 8);
 	fixture_settle(&f);
-	ck_assert_uint_eq(low_of(m)->slabs, 0);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->slabs, 0);
 	for (uint64_t key = 0; key < 8; key++)
 		ck_assert(fixture_store_has(&store, key));
 	fixture_end(&f);
@@ -416,8 +397,9 @@ START_TEST(a_write_that_makes_way_may_take_the_last_transfer)
 	fixture_store_sink(&store, m, 0, 128); /* 128 pages below */
 	while (core_work(&f.c, 1000))
 		;
-	ck_assert_uint_ge(low_of(m)->ripe, 8);
-	store.epoch[f.c.pages[low_of(m)->ripe_first].hash.w[1]] = 0; /* it was lost meanwhile */
+	ck_assert_uint_ge(fixture_space_below(&f, m)->ripe, 8);
+	store.epoch[f.c.pages[fixture_space_below(&f, m)->ripe_first].hash.w[1]] =
+		0; /* it was lost meanwhile */
 	page = fixture_seal(&f, m, 200);
 	struct core_batch b = core_store(&f.c, m, &page, 1);
 	fixture_check(&f);
@@ -440,8 +422,8 @@ START_TEST(the_copy_of_what_is_evicted_is_the_last_to_go)
 	fixture_store_sink(&store, m, 0, 128);
 	while (core_work(&f.c, 1000))
 		;
-	ck_assert_uint_ge(low_of(m)->ripe, 8);
-	uint64_t key = f.c.pages[low_of(m)->ripe_first].hash.w[1];
+	ck_assert_uint_ge(fixture_space_below(&f, m)->ripe, 8);
+	uint64_t key = f.c.pages[fixture_space_below(&f, m)->ripe_first].hash.w[1];
 	kvb_page_t page = fixture_load(&f, m, key, NULL);
 	fixture_move(&f);
 	ck_assert(f.c.pages[fixture_below(&f, m, key)].flags & CORE_PAGE_SPARE);
@@ -458,7 +440,7 @@ START_TEST(the_copy_of_what_is_evicted_is_the_last_to_go)
 	ck_assert_int_eq(core_page_evict(&f.c, fixture_above(&f, m, key)), 0);
 	uint32_t low = fixture_below(&f, m, key);
 	ck_assert(!(f.c.pages[low].flags & (CORE_PAGE_RIPE | CORE_PAGE_SPARE)));
-	ck_assert_uint_eq(low_of(m)->hot, low);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->hot, low);
 	fixture_end(&f);
 }
 END_TEST
@@ -471,12 +453,13 @@ START_TEST(without_the_store_the_arena_makes_room_as_before)
 	fixture_store_sink(&store, m, 0, 128);
 	while (core_work(&f.c, 1000))
 		;
-	ck_assert_uint_ge(low_of(m)->ripe, 8);
+	ck_assert_uint_ge(fixture_space_below(&f, m)->ripe, 8);
 	core_store_detach(&f.c);
 	fixture_check(&f);
-	uint32_t first = low_of(m)->ripe_first, ripe = low_of(m)->ripe;
+	uint32_t first = fixture_space_below(&f, m)->ripe_first,
+		 ripe = fixture_space_below(&f, m)->ripe;
 	fixture_store_sink(&store, m, 201, 1);
-	ck_assert_uint_eq(low_of(m)->ripe, ripe - 1);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->ripe, ripe - 1);
 	ck_assert_uint_eq(f.c.pages[first].hash.w[1], 201);
 	fixture_end(&f);
 }

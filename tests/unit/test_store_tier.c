@@ -17,28 +17,6 @@ static struct core_member *start(uint32_t slabs, uint32_t transfers)
 	return fixture_store_host(&store, &f, slabs, transfers);
 }
 
-static struct core_space *space_of(const struct core_member *m)
-{
-	return &f.c.spaces[m->space];
-}
-
-static uint32_t record(const struct core_member *m, kvb_page_t page)
-{
-	const struct core_space *s = space_of(m);
-	uint32_t id = KVB_PAGE_ID(page);
-
-	return f.c.slabs[s->slab_of_slot[id / s->pages_per_slab]].base + id % s->pages_per_slab;
-}
-
-/* Of one page that LOAD named: 1 it has come, 0 it is on its way, -1 it never will. */
-static int arrived(const struct core_member *m, kvb_page_t page)
-{
-	bool failed;
-	uint32_t n = core_load_arrived(&f.c, m, &page, 1, &failed);
-
-	return failed ? -1 : (int)n;
-}
-
 static unsigned take(void)
 {
 	return fixture_store_take(&store);
@@ -61,7 +39,7 @@ START_TEST(what_goes_is_written_first_and_waited_for)
 	ck_assert(b.wait);
 	fixture_check(&f);
 	ck_assert_uint_eq(f.c.h->transfers_used, 2);
-	ck_assert_uint_eq(space_of(m)->falling, 2);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->falling, 2);
 	ck_assert_uint_eq(core_next_transfer(&f.c, 0), CORE_NONE16); /* the mover has no part */
 	unsigned t = take();
 	ck_assert_uint_eq(fixture_store_key(&store, t), 0);
@@ -147,7 +125,7 @@ START_TEST(what_goes_next_is_written_ahead)
 		;
 	fixture_check(&f);
 	ck_assert_uint_eq(fixture_store_serve(&store), 16);
-	ck_assert_uint_eq(space_of(m)->ripe, 16);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->ripe, 16);
 	for (uint64_t key = 0; key < 16; key++)
 		ck_assert_uint_ne(fixture_above(&f, m, key), CORE_NONE);
 	fixture_alloc(&f, m, 8, page);
@@ -187,7 +165,7 @@ START_TEST(admission_is_asked_once_a_time)
 	while (core_work(&f.c, 256))
 		;
 	ck_assert_uint_eq(store.admits, 16);
-	ck_assert_uint_eq(space_of(m)->ripe, 16);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->ripe, 16);
 	page = fixture_lookup(&f, m, 0, 0);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	ck_assert(!(f.c.pages[fixture_above(&f, m, 0)].flags & CORE_PAGE_OFFERED));
@@ -276,12 +254,12 @@ START_TEST(a_bump_under_a_write)
 	unsigned t[2] = { take(), take() };
 	core_ns_bump(&f.c, 0);
 	fixture_settle(&f);
-	ck_assert_uint_eq(space_of(m)->pages_free, 6); /* I1 */
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 6); /* I1 */
 	core_transfer_done(&f.c, t[0], -ESTALE, 0);
 	fixture_check(&f);
 	core_transfer_done(&f.c, t[1], 0, 0); /* it came first */
 	fixture_check(&f);
-	ck_assert_uint_eq(space_of(m)->pages_free, 8);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 8);
 	ck_assert_uint_eq(f.c.h->indexed, 0);
 	ck_assert_uint_eq(f.c.h->n.store_refused, 1);
 	ck_assert_uint_eq(f.c.h->n.stored, 1);
@@ -299,7 +277,8 @@ START_TEST(used_again_while_it_is_written)
 	got = fixture_lookup(&f, m, 0, 0);
 	ck_assert_uint_ne(got, KVB_PAGE_NONE);
 	done(t, 0);
-	ck_assert(!(f.c.pages[record(m, got)].flags & (CORE_PAGE_RIPE | CORE_PAGE_BUSY)));
+	ck_assert(
+		!(f.c.pages[fixture_record(&f, m, got)].flags & (CORE_PAGE_RIPE | CORE_PAGE_BUSY)));
 	ck_assert(core_alloc(&f.c, m, 1, 0, &page).wait); /* key 1 */
 	ck_assert_uint_eq(fixture_store_serve(&store), 1);
 	fixture_alloc(&f, m, 1, &page);
@@ -341,13 +320,13 @@ START_TEST(load_fetches_and_waits)
 	ck_assert_uint_ne(page, KVB_PAGE_NONE);
 	ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), page); /* joins */
 	ck_assert_uint_eq(f.c.h->transfers_used, 1);
-	ck_assert_int_eq(arrived(m, page), 0);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 0);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), KVB_PAGE_NONE);
 	ck_assert_uint_eq(core_next_transfer(&f.c, 0), CORE_NONE16);
 	unsigned t = take();
 	ck_assert_uint_eq(fixture_store_key(&store, t), 1);
 	done(t, 0);
-	ck_assert_int_eq(arrived(m, page), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), 1);
 	ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), page);
 	ck_assert_uint_eq(f.c.h->n.fetched, 1);
 	ck_assert_uint_eq(f.c.h->n.fetched_bytes, STRIDE_8);
@@ -380,11 +359,11 @@ START_TEST(what_was_lost_meanwhile_is_a_miss)
 		kvb_page_t page = fixture_load(&f, m, 1, NULL);
 		store.epoch[1] = 0;
 		done(take(), errors[i]);
-		ck_assert_int_eq(arrived(m, page), -1);
+		ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 		ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), KVB_PAGE_NONE);
 		ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), KVB_PAGE_NONE);
 		ck_assert_int_eq(fixture_release(&f, m, page), 0);
-		ck_assert_uint_eq(f.c.pages[record(m, page)].state, CORE_PAGE_FREE);
+		ck_assert_uint_eq(f.c.pages[fixture_record(&f, m, page)].state, CORE_PAGE_FREE);
 		ck_assert_uint_eq(f.c.h->n.store_lost, i + 1);
 	}
 	ck_assert_uint_eq(f.c.h->n.fetched, 0);
@@ -406,7 +385,7 @@ START_TEST(the_lease_quota_in_the_middle)
 	fixture_check(&f); /* none is BUSY but the two */
 	ck_assert_uint_eq(lk.lead, 2);
 	ck_assert_uint_eq(f.c.h->transfers_used, 2);
-	ck_assert_uint_eq(space_of(m)->pages_free, 6);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 6);
 	ck_assert_uint_eq(fixture_store_serve(&store), 2);
 	fixture_end(&f);
 }
@@ -423,12 +402,12 @@ START_TEST(a_seal_of_what_is_on_its_way)
 		fixture_check(&f);
 		ck_assert_uint_ne(sealed, page);
 		done(t, error);
-		ck_assert_int_eq(arrived(m, page), error ? -1 : 1);
+		ck_assert_int_eq(fixture_arrived(&f, m, page), error ? -1 : 1);
 		ck_assert_int_eq(fixture_release(&f, m, page), 0);
-		ck_assert_uint_eq(f.c.pages[record(m, page)].state, CORE_PAGE_FREE);
+		ck_assert_uint_eq(f.c.pages[fixture_record(&f, m, page)].state, CORE_PAGE_FREE);
 		ck_assert_uint_eq(fixture_lookup(&f, m, 0, 1), sealed);
 		assert_batch(core_release(&f.c, m, (kvb_page_t[]){ sealed, sealed }, 2), 2, 0);
-		ck_assert_int_eq(core_page_evict(&f.c, record(m, sealed)), 0);
+		ck_assert_int_eq(core_page_evict(&f.c, fixture_record(&f, m, sealed)), 0);
 	}
 	fixture_end(&f);
 }
@@ -441,15 +420,15 @@ START_TEST(a_bump_under_a_read)
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	unsigned t = take();
 	core_ns_bump(&f.c, 0);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	fixture_settle(&f);
 	done(t, 0);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_eq(fixture_load(&f, m, 1, NULL), KVB_PAGE_NONE); /* nor in this epoch */
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
 	fixture_settle(&f);
 	ck_assert_uint_eq(f.c.h->indexed, 0);
-	ck_assert_uint_eq(space_of(m)->pages_free, 8);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 8);
 	fixture_end(&f);
 }
 END_TEST
@@ -499,19 +478,19 @@ START_TEST(detached_with_transfers_queued_and_out)
 	ck_assert_uint_eq(f.c.h->transfers_used, 4);
 	done(take(), 0); /* 101 */
 	write = take();
-	ck_assert_int_eq(arrived(m, waits), 1);
+	ck_assert_int_eq(fixture_arrived(&f, m, waits), 1);
 	waits = flies;
 	core_store_detach(&f.c);
 	fixture_check(&f);
 	ck_assert_uint_eq(f.c.h->transfers_used, 2); /* those given out */
 	ck_assert_uint_eq(f.c.h->n.store_refused, 1);
 	ck_assert_uint_eq(core_next_store_transfer(&f.c), CORE_NONE16);
-	ck_assert_int_eq(arrived(m, flies), 0);
+	ck_assert_int_eq(fixture_arrived(&f, m, flies), 0);
 	assert_batch(core_alloc(&f.c, m, 2, 0, page), 2, 0); /* as without a store */
 	ck_assert_uint_eq(fixture_load(&f, m, 102, NULL), KVB_PAGE_NONE);
 	fixture_store_attach(&store); /* again, before they end */
 	done(read, -EIO);
-	ck_assert_int_eq(arrived(m, flies), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, flies), -1);
 	done(write, 0);
 	ck_assert_uint_eq(f.c.h->transfers_used, 0);
 	ck_assert_uint_eq(f.c.h->n.store_lost, 1);
@@ -526,10 +505,10 @@ START_TEST(a_queued_read_fails_with_the_store)
 	kvb_page_t page = fixture_load(&f, m, 1, NULL);
 	core_store_detach(&f.c);
 	fixture_check(&f);
-	ck_assert_int_eq(arrived(m, page), -1);
+	ck_assert_int_eq(fixture_arrived(&f, m, page), -1);
 	ck_assert_uint_eq(f.c.h->transfers_used, 0);
 	ck_assert_int_eq(fixture_release(&f, m, page), 0);
-	ck_assert_uint_eq(space_of(m)->pages_free, 8);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 8);
 	fixture_end(&f);
 }
 END_TEST
@@ -577,7 +556,7 @@ START_TEST(a_revoked_slab_is_written_while_there_is_time)
 	}
 	ck_assert_uint_eq(writes, 6);
 	fixture_serve(&f);
-	ck_assert_uint_eq(space_of(m)->slabs, 0);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->slabs, 0);
 	for (uint64_t key = 0; key < 8; key++)
 		ck_assert_int_eq(fixture_store_has(&store, key), key != 4);
 	fixture_end(&f);

@@ -11,16 +11,6 @@ static struct fixture f;
 
 #define STRIDE_32 (64ull << 10) /* 32 pages a slab */
 
-static struct core_space *space_of(const struct core_member *m)
-{
-	return &f.c.spaces[m->space];
-}
-
-static struct core_space *low_of(const struct core_member *m)
-{
-	return &f.c.spaces[space_of(m)->below];
-}
-
 /* A member of tenant "t" with `slabs` slabs of 32 pages. */
 static struct core_member *start_32(uint32_t slabs, uint32_t arena_handles, uint32_t transfers)
 {
@@ -73,17 +63,17 @@ START_TEST(a_space_comes_with_one_below)
 {
 	fixture_start_tiers(&f, 8, 8, 16);
 	struct core_member *m = fixture_member(&f, 2);
-	ck_assert_uint_ne(space_of(m)->below, CORE_NONE16);
-	ck_assert_uint_eq(low_of(m)->above, m->space);
-	ck_assert_uint_eq(low_of(m)->stride_bytes, STRIDE_8);
-	ck_assert_uint_eq(low_of(m)->members, 0);
+	ck_assert_uint_ne(fixture_space_of(&f, m)->below, CORE_NONE16);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->above, m->space);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->stride_bytes, STRIDE_8);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->members, 0);
 	ck_assert_int_eq(core_space_open(&f.c, 0,
 					 &(struct core_space_spec){ .kind = CORE_KIND_ARENA,
 								    .regions = 1,
 								    .stride_bytes = STRIDE_8 }),
 			 -ENODEV);
 	/* they end together */
-	unsigned client = m->client, low = space_of(m)->below, upper = m->space;
+	unsigned client = m->client, low = fixture_space_of(&f, m)->below, upper = m->space;
 	core_client_dead(&f.c, client);
 	fixture_settle(&f);
 	ck_assert(f.c.spaces[upper].used && f.c.spaces[low].used);
@@ -99,7 +89,7 @@ START_TEST(pages_that_the_arena_cannot_hold_have_no_lower_tier)
 	fixture_start_tiers(&f, 8, 1, 16);
 	unsigned client = fixture_client(&f, fixture_tenant(&f, "t", 0, UINT64_MAX));
 	struct core_member *m = fixture_space(&f, client, 4 * MIB);
-	ck_assert_uint_eq(space_of(m)->below, CORE_NONE16);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->below, CORE_NONE16);
 	fixture_end(&f);
 }
 END_TEST
@@ -120,8 +110,8 @@ START_TEST(what_goes_next_is_written_down_ahead_and_stays_readable)
 	while (core_work(&f.c, 256))
 		;
 	fixture_move(&f);
-	ck_assert_uint_ge(space_of(m)->ripe, 8);
-	ck_assert_uint_le(space_of(m)->ripe, 32);
+	ck_assert_uint_ge(fixture_space_of(&f, m)->ripe, 8);
+	ck_assert_uint_le(fixture_space_of(&f, m)->ripe, 32);
 	for (uint64_t key = 0; key < 8; key++) { /* the coldest, and they are still there */
 		ck_assert_uint_ne(fixture_below(&f, m, key), CORE_NONE);
 		ck_assert_uint_ne(fixture_above(&f, m, key), CORE_NONE);
@@ -170,7 +160,7 @@ START_TEST(a_space_with_nothing_to_write_asks_for_no_memory_below)
 	b = core_alloc(&f.c, m, 1, 0, page);
 	assert_batch(b, 0, 0);
 	ck_assert(!b.wait);
-	ck_assert_uint_eq(low_of(m)->slabs, 0);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->slabs, 0);
 	fixture_end(&f);
 }
 END_TEST
@@ -216,7 +206,7 @@ START_TEST(a_ripe_page_of_a_past_epoch_is_only_dropped)
 	ck_assert(core_alloc(&f.c, m, 2, 0, page).wait);
 	for (unsigned i = 0; i < 2; i++)
 		fixture_done(&f, fixture_take(&f), -EIO); /* ripe, without a copy */
-	ck_assert_uint_eq(space_of(m)->ripe, 2);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->ripe, 2);
 	core_ns_bump(&f.c, 0);
 	fixture_alloc(&f, m, 4, page);
 	ck_assert_uint_eq(f.c.h->transfers_used, 0);
@@ -252,7 +242,7 @@ START_TEST(capacity_adds_up)
 			      "key %llu is in neither tier", (unsigned long long)key);
 	}
 	ck_assert_uint_eq(f.c.h->device[0].dropped, 0);
-	ck_assert_uint_eq(low_of(m)->evictions, 0);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->evictions, 0);
 	fixture_end(&f);
 }
 END_TEST
@@ -264,7 +254,7 @@ START_TEST(a_full_arena_costs_one_copy_a_page)
 	uint32_t copies = 0;
 	for (uint64_t key = 0; key < 300; key++)
 		cache_moving(m, key);
-	ck_assert_uint_eq(low_of(m)->pages_free, 0);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free, 0);
 	for (uint64_t key = 300; key < 600; key++)
 		copies += cache_moving(m, key);
 	ck_assert_msg(copies <= 316, "300 pages took %u copies", copies);
@@ -336,8 +326,9 @@ START_TEST(a_bump_covers_both_tiers_and_frees_both)
 	}
 	fixture_settle(&f);
 	ck_assert_uint_eq(f.c.h->indexed, 0);
-	ck_assert_uint_eq(space_of(m)->pages_free, 16);
-	ck_assert_uint_eq(low_of(m)->pages_free, low_of(m)->pages);
+	ck_assert_uint_eq(fixture_space_of(&f, m)->pages_free, 16);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->pages_free,
+			  fixture_space_below(&f, m)->pages);
 	fixture_end(&f);
 }
 END_TEST
@@ -347,10 +338,10 @@ START_TEST(the_lower_tier_grows_as_it_is_filled)
 	struct core_member *m = start_32(2, 3, 64);
 	for (uint64_t key = 0; key < 100; key++)
 		cache_moving(m, key);
-	ck_assert_uint_ge(low_of(m)->slabs, 2);
+	ck_assert_uint_ge(fixture_space_below(&f, m)->slabs, 2);
 	for (uint64_t key = 100; key < 300; key++)
 		cache_moving(m, key);
-	ck_assert_uint_eq(low_of(m)->slabs, 3);
+	ck_assert_uint_eq(fixture_space_below(&f, m)->slabs, 3);
 	ck_assert_uint_eq(f.c.h->device[1].granted_bytes, 3 * HANDLE_BYTES);
 	fixture_end(&f);
 }
@@ -378,7 +369,7 @@ START_TEST(spaces_of_a_tenant_share_an_arena)
 		cache_moving(m[0], key);
 		fixture_settle(&f);
 	}
-	ck_assert_uint_eq(low_of(m[0])->slabs, 16);
+	ck_assert_uint_eq(fixture_space_below(&f, m[0])->slabs, 16);
 	for (uint64_t key = 0; key < 400; key++) {
 		for (unsigned i = 0; i < 8; i++) {
 			cache_moving(m[i], 1000 * i + key);
@@ -387,8 +378,10 @@ START_TEST(spaces_of_a_tenant_share_an_arena)
 		fixture_seconds(&f, key % 8 == 0);
 	}
 	for (unsigned i = 0; i < 8; i++)
-		ck_assert_msg(low_of(m[i])->slabs >= 1 && low_of(m[i])->slabs <= 3,
-			      "space %u has %u of 16 slabs", i, low_of(m[i])->slabs);
+		ck_assert_msg(fixture_space_below(&f, m[i])->slabs >= 1 &&
+				      fixture_space_below(&f, m[i])->slabs <= 3,
+			      "space %u has %u of 16 slabs", i,
+			      fixture_space_below(&f, m[i])->slabs);
 	fixture_end(&f);
 }
 END_TEST
@@ -412,7 +405,7 @@ START_TEST(what_work_revokes_it_walks)
 	}
 	for (uint64_t key = 0; key < 250; key++)
 		cache_moving(m[0], key);
-	ck_assert_uint_eq(low_of(m[0])->slabs, 4);
+	ck_assert_uint_eq(fixture_space_below(&f, m[0])->slabs, 4);
 	fixture_cache_run(&f, m[1], 1000, 64);
 	core_device_below_ready(&f.c, 0, true);
 	uint64_t revocations = f.c.h->n.revocations;
@@ -442,7 +435,7 @@ START_TEST(hunger_passes)
 	}
 	for (uint64_t key = 0; key < 140; key++)
 		cache_moving(m[0], key);
-	uint32_t slabs = low_of(m[0])->slabs;
+	uint32_t slabs = fixture_space_below(&f, m[0])->slabs;
 	ck_assert_uint_ge(slabs, 2);
 	/* the other one asks while the device makes none */
 	fixture_cache_run(&f, m[1], 1000, 64);
@@ -450,12 +443,12 @@ START_TEST(hunger_passes)
 	kvb_page_t page;
 	(void)core_alloc(&f.c, m[1], 1, 0, &page);
 	fixture_settle(&f);
-	ck_assert_uint_eq(low_of(m[1])->slabs, 0);
+	ck_assert_uint_eq(fixture_space_below(&f, m[1])->slabs, 0);
 	f.c.tenants[0].budget[1].max_bytes = UINT64_MAX;
 	fixture_seconds(&f, 60);
 	for (uint64_t key = 200; key < 500; key++)
 		cache_moving(m[0], key);
-	ck_assert_uint_ge(low_of(m[0])->slabs, slabs + 2);
+	ck_assert_uint_ge(fixture_space_below(&f, m[0])->slabs, slabs + 2);
 	fixture_end(&f);
 }
 END_TEST
@@ -474,14 +467,14 @@ START_TEST(two_tenants_share_an_arena)
 	}
 	for (uint64_t key = 0; key < 400; key++)
 		cache_moving(m[0], key);
-	ck_assert_uint_eq(low_of(m[0])->slabs, 8);
+	ck_assert_uint_eq(fixture_space_below(&f, m[0])->slabs, 8);
 	for (uint64_t key = 0; key < 2000; key++) { /* under namespace 0, which is as good as any */
 		cache_moving(m[1], 5000 + key);
 		fixture_settle(&f);
 		fixture_seconds(&f, key % 100 == 0);
 	}
-	ck_assert_uint_ge(low_of(m[0])->slabs, 4);
-	ck_assert_uint_ge(low_of(m[1])->slabs, 3);
+	ck_assert_uint_ge(fixture_space_below(&f, m[0])->slabs, 4);
+	ck_assert_uint_ge(fixture_space_below(&f, m[1])->slabs, 3);
 	ck_assert_uint_eq(fixture_load(&f, m[0], 5000, NULL), KVB_PAGE_NONE);
 	fixture_end(&f);
 }
@@ -505,7 +498,7 @@ START_TEST(one_alloc_starts_few_copies)
 	for (unsigned t; (t = core_next_transfer(&f.c, 0)) != CORE_NONE16;)
 		core_transfer_done(&f.c, t, -EIO, 0);
 	fixture_check(&f);
-	ck_assert_uint_ge(space_of(m)->ripe, 100);
+	ck_assert_uint_ge(fixture_space_of(&f, m)->ripe, 100);
 	kvb_page_t page;
 	struct core_batch b = core_alloc(&f.c, m, 1, 0, &page);
 	assert_batch(b, 0, 0);
@@ -530,7 +523,7 @@ START_TEST(ripening_in_slices_comes_to_an_end)
 	while (core_work(&f.c, 1))
 		ck_assert_uint_lt(++turns, 1000);
 	fixture_move(&f);
-	ck_assert_uint_ge(space_of(m)->ripe, 8);
+	ck_assert_uint_ge(fixture_space_of(&f, m)->ripe, 8);
 	fixture_end(&f);
 }
 END_TEST

@@ -3,12 +3,14 @@
 """kvb-replay against a daemon with a store: what memory has no room for comes back from files, byte for byte.
 
 Below a `host` device alone, below its host tier, and below a GPU of the stand-in driver and its host tier. Hits are
-those of the same tiers offline: with one client, since of two the second does not find what the first is filling. Then the daemon is killed with writes under way, the store is checked page by page,
-and the next daemon finds it warm; as it does after a stop. Two files are one store. With admission less is written.
+those of the same tiers offline: with one client, since of two the second does not find what the first is filling. Then
+the daemon is killed with writes under way, the store is checked page by page, and the next daemon finds it warm;
+as it does after a stop. Two files are one store. With admission less is written.
 
 The store makes room in some of the runs. It does so by the segment: of a file's one is ready to be written to, one
 is being written, and one may be about to be free. So its hits are those offline of a store that has one segment less,
-of one that has three less, or between them.
+of one that has three less, or between them; and at times a prefix more of them, since a page that is read before its
+segment is emptied is carried, and when that is depends on the drive.
 
 usage: test_store.py KVB-REPLAY KVBROKERD BROKER-CTL KVB-STORE STAND-IN-FOLDER TRACE
 """
@@ -105,8 +107,8 @@ def replays_as_offline(trace, device, host_mib, segments, *args, parts=1):
           f"{got['hit_blocks_host']} + {got['hit_blocks_store']} hits, offline {least['hit_blocks']} to "
           f"{most['hit_blocks']}; {got['seconds']:.1f} s", flush=True)
     assert got["hit_blocks_store"] > 0, got
-    off = 0.01 if least["hit_blocks"] == most["hit_blocks"] else 0.03  # a prefix of 50 blocks is as much, and comes or not
-    assert (1 - off) * least["hit_blocks"] <= got["hit_blocks"] <= (1 + off) * most["hit_blocks"], (got, least, most)
+    more = 0 if least["hit_blocks"] == most["hit_blocks"] else 0.04  # a prefix of 90 blocks is 3.4 %
+    assert 0.99 * least["hit_blocks"] <= got["hit_blocks"] <= (1 + more) * most["hit_blocks"], (got, least, most)
     assert check_store(files) > 0
     return files
 

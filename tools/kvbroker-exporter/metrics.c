@@ -63,24 +63,26 @@ void metrics_namespace_name(const struct stats_segment *seg, uint32_t index, cha
 
 /* ---- any table ----------------------------------------------------------------------------- */
 
+static void write_count(struct expo *e, const struct family *f, uint64_t count, const char *labels)
+{
+	if (f->source == FAMILY_LIMIT && count == UINT64_MAX)
+		expo_value(e, labels, INFINITY);
+	else
+		expo_count(e, labels, count);
+}
+
 static void write_one(struct expo *e, const struct family *f, const struct stats_segment *seg,
 		      const char *record, const char *labels)
 {
-	uint64_t count = family_count(f, record);
 	double value;
 
-	switch (f->source) {
-	case FAMILY_LIMIT:
-		expo_value(e, labels, count == UINT64_MAX ? INFINITY : (double)count);
+	if (f->source != FAMILY_CALL) {
+		write_count(e, f, family_count(f, record), labels);
 		return;
-	case FAMILY_CALL:
-		value = f->call(seg, record);
-		if (!isnan(value))
-			expo_value(e, labels, value);
-		return;
-	default:
-		expo_count(e, labels, count);
 	}
+	value = f->call(seg, record);
+	if (!isnan(value))
+		expo_value(e, labels, value);
 }
 
 static void write_rows(struct expo *e, const struct stats_segment *seg, const struct families *set,
@@ -224,7 +226,7 @@ static void write_budget(struct expo *e, const struct stats_segment *seg, const 
 		}
 		expo_label(others, sizeof(others), "device", seg->device[d].name);
 		if (seg->tenants_n > METRICS_TENANTS_MAX)
-			write_one(e, f, seg, (const char *)&sum - f->offset, others);
+			write_count(e, f, sum, others);
 	}
 }
 
@@ -293,7 +295,6 @@ static void write_reclaims(struct expo *e, const struct stats_segment *seg)
 
 static void write_daemon(struct expo *e, const struct source *s)
 {
-	static const char *const states[] = { "starting", "ready", "draining" };
 	const struct stats_segment *seg = s->seg;
 	char labels[METRICS_LABELS_BYTES] = "";
 
@@ -303,10 +304,10 @@ static void write_daemon(struct expo *e, const struct source *s)
 	expo_family(e, EXPO_GAUGE, "kvbroker_build_info", "1: what the daemon is.");
 	expo_count(e, labels, 1);
 	expo_family(e, EXPO_GAUGE, "kvbroker_state", "1 for the state that the daemon is in.");
-	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+	for (unsigned i = 0; i < SOURCE_STATES; i++) {
 		labels[0] = '\0';
-		expo_label(labels, sizeof(labels), "state", states[i]);
-		expo_count(e, labels, strcmp(states[i], source_state(s)) == 0);
+		expo_label(labels, sizeof(labels), "state", source_states[i]);
+		expo_count(e, labels, strcmp(source_states[i], source_state(s)) == 0);
 	}
 	expo_family(e, EXPO_GAUGE, "kvbroker_start_time_seconds",
 		    "When the daemon started, in seconds since 1970.");

@@ -26,7 +26,8 @@
 /* Between the start of a process and of the daemon in it, clocks read at different moments. */
 #define CLOCK_SLACK_S 2.0
 
-enum { READY_STARTING, READY_SERVING, READY_DRAINING, READY_STOPPED };
+/* As stats_segment.ready counts them; behind them is one that has stopped. */
+const char *const source_states[SOURCE_STATES] = { "starting", "ready", "draining" };
 
 int source_init(struct source *s, const char *path)
 {
@@ -127,7 +128,7 @@ void source_read(struct source *s)
 	if (!seg)
 		return;
 	/* Both first, so that what died while it wrote is not waited for. */
-	if (shm_load(&seg->ready) == READY_STOPPED)
+	if (shm_load(&seg->ready) >= SOURCE_STATES)
 		(void)snprintf(s->why, sizeof(s->why), "it was stopped");
 	else if (!process_lives(seg))
 		(void)snprintf(s->why, sizeof(s->why), "its process, pid %d, has ended", seg->pid);
@@ -154,9 +155,7 @@ void source_tell(struct source *s)
 
 const char *source_state(const struct source *s)
 {
-	static const char *const name[] = { "starting", "ready", "draining" };
-
-	return name[s->seg->ready < READY_STOPPED ? s->seg->ready : READY_STARTING];
+	return source_states[s->seg->ready < SOURCE_STATES ? s->seg->ready : 0];
 }
 
 double source_wall_s(uint64_t ns)

@@ -28,7 +28,9 @@ void source_free(struct source *s);
 void source_read(struct source *s);
 void source_tell(struct source *s); /* a line on stderr, when it has come or gone since the last */
 
-/* starting, ready or draining: of a daemon that is up */
+#define SOURCE_STATES 3u
+extern const char *const source_states[SOURCE_STATES]; /* starting, ready, draining */
+/* Which of them: of a daemon that is up. */
 const char *source_state(const struct source *s);
 /* Seconds since 1970 at which a CLOCK_MONOTONIC time of the segment was, in whole ms. */
 double source_wall_s(uint64_t ns);
