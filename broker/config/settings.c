@@ -104,8 +104,10 @@ const struct setting settings[] = {
 	  .live = true, FIELD(clients_per_uid), .min = 1, .max = CLIENTS_MAX },
 	{ "attach_deadline", "MS", "for a connection to say HELLO; default 5000", SETTING_TIME,
 	  .live = true, FIELD(attach_deadline_ns), .min = 1, .unit = MS_NS },
-	{ "drain", "MS", "after SIGTERM, for clients to leave; default 5000", SETTING_TIME,
-	  .live = true, FIELD(drain_ns), .unit = MS_NS },
+	{ "drain", "MS",
+	  "after SIGTERM, for clients to leave, and as long again for the store to be\n"
+	  "written; default 5000",
+	  SETTING_TIME, .live = true, FIELD(drain_ns), .unit = MS_NS },
 	{ "owner_deadline", "MS",
 	  "for a request to the processes that keep a GPU's memory and copy it;\n"
 	  "default 5000",
